@@ -1,0 +1,82 @@
+package login
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// MaxNameLen is the length of the longest iSCSI name in bytes (RFC 7143 §4.2.7.1).
+const MaxNameLen = 223
+
+// NormalizeName checks an iSCSI name and returns the form in which names are compared
+// (RFC 7143 §4.2.7.2): lower case. It takes what the stringprep profile of RFC 3722 leaves
+// over (letters and digits, '-', '.' and ':') and, beyond it, the '_' of names in use. Of
+// the three types, eui. has 16 hex digits, naa. 16 or 32, and iqn. a date and a
+// naming authority.
+func NormalizeName(s string) (string, error) {
+	if s == "" {
+		return "", fmt.Errorf("empty iSCSI name")
+	}
+	if len(s) > MaxNameLen {
+		return "", fmt.Errorf("iSCSI name of %d bytes, at most %d are allowed", len(s), MaxNameLen)
+	}
+	if !utf8.ValidString(s) {
+		return "", fmt.Errorf("iSCSI name %q is not UTF-8", s)
+	}
+	for _, c := range s {
+		if c < utf8.RuneSelf && !isNameByte(byte(c)) || c >= utf8.RuneSelf && !unicode.IsLetter(c) && !unicode.IsDigit(c) && !unicode.IsMark(c) {
+			return "", fmt.Errorf("iSCSI name %q has %q in it", s, c)
+		}
+	}
+	n := strings.ToLower(s)
+	if len(n) > MaxNameLen {
+		return "", fmt.Errorf("iSCSI name of %d bytes, at most %d are allowed", len(n), MaxNameLen)
+	}
+	var ok bool
+	switch {
+	case strings.HasPrefix(n, "iqn."):
+		ok = isIQN(n[4:])
+	case strings.HasPrefix(n, "eui."):
+		ok = isHex(n[4:], 16)
+	case strings.HasPrefix(n, "naa."):
+		ok = isHex(n[4:], 16) || isHex(n[4:], 32)
+	default:
+		return "", fmt.Errorf("iSCSI name %q begins with none of iqn. eui. naa.", s)
+	}
+	if !ok {
+		return "", fmt.Errorf("iSCSI name %q is not well formed", s)
+	}
+	return n, nil
+}
+
+func isNameByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == ':' || c == '_'
+}
+
+// isIQN checks yyyy-mm.authority[:rest] (RFC 7143 §4.2.7.4).
+func isIQN(s string) bool {
+	if len(s) < 9 || s[4] != '-' || s[7] != '.' {
+		return false
+	}
+	for i, c := range []byte(s[:7]) {
+		if i != 4 && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	month := s[5:7]
+	return month >= "01" && month <= "12" && s[8] != ':' && s[8] != '.'
+}
+
+func isHex(s string, n int) bool {
+	if len(s) != n {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,76 @@
+package scsi
+
+import (
+	"errors"
+
+	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/scsi/sense"
+)
+
+// An answer is what an initiator is told of one class of store error.
+type answer struct {
+	status sam.Status // CheckCondition with the rest, or a status of its own
+	key    sense.Key
+	read   sense.Code // for READ
+	write  sense.Code // for all else
+	lba    bool       // INFORMATION: the first block that may be wrong
+}
+
+// answers is the one translation of store errors. What initiators do on it:
+//
+//   - NOT READY 04h/01h: Linux retries after a delay until the command's whole time (timeout times retries) is
+//     over; Windows and ESXi retry as well. Never MEDIUM ERROR for an engine that is away: Linux would
+//     fail the I/O at once, file systems go read-only and md or ZFS throw the disk out.
+//   - ABORTED COMMAND: all three retry a few times at once.
+//   - BUSY: Linux and Windows requeue after a pause without counting it as an error; ESXi backs off.
+//   - MEDIUM ERROR, HARDWARE ERROR: no retry that would help; the I/O fails. Linux multipath does not try
+//     another path for MEDIUM ERROR.
+//   - NOT READY 04h/0Ch: multipath drivers turn to another path.
+//   - DATA PROTECT 27h/07h: Linux reports ENOSPC, ESXi pauses the virtual machines on it (out of
+//     space), Windows fails the write.
+//   - HARDWARE ERROR 3Eh/01h: ESXi takes the device as permanently lost and fails over.
+var answers = [...]answer{
+	backstore.ClassInternal:    {sam.CheckCondition, sense.HardwareError, sense.InternalTargetFailure, sense.InternalTargetFailure, false},
+	backstore.ClassMedium:      {sam.CheckCondition, sense.MediumError, sense.UnrecoveredReadError, sense.WriteError, true},
+	backstore.ClassIntegrity:   {sam.CheckCondition, sense.MediumError, sense.UnrecoveredReadError, sense.WriteError, true},
+	backstore.ClassNotFound:    {sam.CheckCondition, sense.HardwareError, sense.LogicalUnitFailure, sense.LogicalUnitFailure, false},
+	backstore.ClassOffline:     {sam.CheckCondition, sense.NotReady, sense.BecomingReady, sense.BecomingReady, false},
+	backstore.ClassBusy:        {status: sam.Busy},
+	backstore.ClassNoSpace:     {sam.CheckCondition, sense.DataProtect, sense.SpaceAllocationFailed, sense.SpaceAllocationFailed, false},
+	backstore.ClassNoSpaceTemp: {sam.CheckCondition, sense.NotReady, sense.SpaceAllocationInProgress, sense.SpaceAllocationInProgress, false},
+	backstore.ClassReadOnly:    {sam.CheckCondition, sense.DataProtect, sense.WriteProtected, sense.WriteProtected, false},
+	backstore.ClassTimeout:     {sam.CheckCondition, sense.AbortedCommand, sense.CommunicationTimeout, sense.CommunicationTimeout, false},
+	backstore.ClassFenced:      {sam.CheckCondition, sense.NotReady, sense.UnavailableState, sense.UnavailableState, false},
+	backstore.ClassTransport:   {sam.CheckCondition, sense.NotReady, sense.BecomingReady, sense.BecomingReady, false},
+	backstore.ClassRange:       {sam.CheckCondition, sense.IllegalRequest, sense.LBAOutOfRange, sense.LBAOutOfRange, false},
+	backstore.ClassUnsupported: {sam.CheckCondition, sense.IllegalRequest, sense.InvalidOpcode, sense.InvalidOpcode, false},
+	backstore.ClassMiscompare:  {sam.CheckCondition, sense.Miscompare, sense.MiscompareDuringVerify, sense.MiscompareDuringVerify, false},
+	backstore.ClassCancelled:   {sam.CheckCondition, sense.AbortedCommand, sense.NoAdditionalSense, sense.NoAdditionalSense, false},
+}
+
+// failStore ends c with what its request's error means to an initiator.
+func (lu *LU) failStore(c *Command) {
+	class, at := backstore.ClassInternal, int64(-1)
+	var e *backstore.Error
+	if errors.As(c.req.Err, &e) && int(e.Class) < len(answers) {
+		class, at = e.Class, e.Off
+	}
+	a := &answers[class]
+	if a.status != sam.CheckCondition {
+		c.Status, c.Data, c.Sense = a.status, nil, nil
+		c.In, c.Out = 0, 0
+		return
+	}
+	d := sense.Data{Key: a.key, Code: a.write}
+	if c.span.kind == readSpan {
+		d.Code = a.read
+	}
+	if a.lba && c.step == moveData {
+		d.HasInfo, d.Info = true, c.lba
+		if lba := uint64(at) >> lu.blockShift; at >= 0 && lba > c.lba && lba < c.lba+uint64(c.blocks) {
+			d.Info = lba
+		}
+	}
+	c.fail(d)
+}

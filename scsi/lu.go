@@ -1,0 +1,139 @@
+package scsi
+
+import (
+	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/scsi/cdb"
+	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/scsi/sense"
+)
+
+// An LU is one logical unit: a disk on a store, the controller, or the answer for a LUN that is not there.
+// It belongs to one event loop: all its methods are called on that loop, or with its lock held.
+type LU struct {
+	ops    *opTable
+	id     identity
+	device uint8 // peripheral qualifier and device type, byte 0 of INQUIRY data
+
+	// Set by NewDisk, then read-only.
+	host       Host
+	completer  backstore.Completer // host, converted once
+	store      backstore.Store
+	kicker     backstore.Kicker   // nil: the store wants none
+	canceler   backstore.Canceler // nil: the store has none
+	info       backstore.Info
+	blockSize  uint32
+	blockShift uint8
+	physShift  uint8 // log2 of logical blocks in a physical one
+	readOnly   bool
+	removable  bool
+	fua        fuaMode
+	maxBlocks  uint32 // of one READ or WRITE
+	maxBytes   int64  // of one store request, a multiple of the store's block
+	maxFlight  int    // store requests at once
+	maxQueue   int    // commands pending at once
+	storeMask  int64  // the store's block - 1 where that is more than the logical block, else 0
+	memMask    uintptr
+
+	blocks  uint64
+	offline string // why the LU was taken offline; empty: it was not
+
+	nexuses  []*NexusLU
+	pending  []*Command // in no order; those in doubt included
+	doubts   int        // commands aborted with a request still at the store
+	index    rangeIndex
+	flight   int // requests at the store
+	ready    queue
+	freed    []*Command // scratch for the index
+	unkick   bool       // something was submitted since the last Kick
+	draining bool
+
+	wake   backstore.Request // what the LU posts to itself when Abort freed somebody
+	woken  bool
+	behind background
+}
+
+// A fuaMode says how the FUA bit is carried out.
+type fuaMode uint8
+
+const (
+	noFUA      fuaMode = iota // not offered
+	nativeFUA                 // the store's flag
+	flushedFUA                // a flush behind the write, or ahead of the read
+)
+
+// Prepare checks a command before its data is there: operation code, CDB, unit attention, range, write protection
+// and the length of Data-Out. False: the command has ended and its result is set. No store is touched and
+// nothing is allocated.
+func (lu *LU) Prepare(c *Command) bool {
+	c.reset(lu)
+	row := lu.ops.find(c.CDB)
+	if n := c.Nexus; n != nil && n.attentions != 0 && (row == nil || !row.attentive) {
+		// SAM-5 §5.14: reported ahead of anything else that the command could be told, and cleared by that.
+		c.fail(sense.Data{Key: sense.UnitAttention, Code: n.take()})
+		return false
+	}
+	if row == nil {
+		return lu.noRow(c)
+	}
+	if len(c.CDB) < int(row.length) {
+		return c.badField(uint16(len(c.CDB)), -1)
+	}
+	if c.CDB[row.length-1]&cdb.NACA != 0 {
+		return c.badField(uint16(row.length)-1, 2) // NORMACA is 0: no ACA here (SAM-5 §5.2)
+	}
+	c.row = row
+	if row.prepare == nil {
+		return true
+	}
+	return row.prepare(lu, c)
+}
+
+// Execute carries out a command that Prepare let through.
+func (lu *LU) Execute(c *Command) Outcome { return c.row.execute(lu, c) }
+
+// Capacity returns the number of logical blocks and their size in bytes; 0, 0 where the LU has no medium.
+func (lu *LU) Capacity() (blocks uint64, blockSize uint32) { return lu.blocks, lu.blockSize }
+
+// AbortNeedsEnd reports whether an aborted command's request must have ended before a task management
+// function may be called complete: others may write the volume past this LU, so that keeping its range
+// apart here is not enough.
+func (lu *LU) AbortNeedsEnd() bool { return lu.info.Shared }
+
+// InDoubt returns the number of aborted commands whose request the store still has.
+func (lu *LU) InDoubt() int { return lu.doubts }
+
+// Kick passes the end of a batch on to the store, if anything was submitted since the last one.
+func (lu *LU) Kick() {
+	if lu.unkick {
+		lu.unkick = false
+		lu.kicker.Kick()
+	}
+}
+
+// SetOffline makes every command that needs the medium end NOT READY from now on, whoever has it; commands already at the store
+// end as they would. It is what a host does with an LU that it no longer trusts. The LU stays so.
+func (lu *LU) SetOffline(reason string) { lu.offline = reason }
+
+// Offline returns what SetOffline was told, or "".
+func (lu *LU) Offline() string { return lu.offline }
+
+// notReady ends c if the LU was taken offline. Manual intervention: initiators then report the failure, or fail over,
+// instead of trying again for minutes.
+func (lu *LU) notReady(c *Command) bool {
+	if lu.offline == "" {
+		return false
+	}
+	c.fail(sense.Data{Key: sense.NotReady, Code: sense.ManualInterventionRequired})
+	return true
+}
+
+// full ends c because the LU has no room for it (SAM-5 §5.3.1: BUSY for a nexus without a command
+// here, which would wait for ever for one of its own to end).
+func (lu *LU) full(c *Command) Outcome {
+	c.Status, c.Data, c.Sense = sam.TaskSetFull, nil, nil
+	c.In, c.Out = 0, 0
+	if c.Nexus != nil && c.Nexus.pending == 0 {
+		c.Status = sam.Busy
+	}
+	return Done
+}

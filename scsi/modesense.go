@@ -1,0 +1,136 @@
+package scsi
+
+import (
+	"encoding/binary"
+
+	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/scsi/cdb"
+	"github.com/lunar-iscsi/lunar/scsi/sense"
+)
+
+// MODE SENSE (6) and (10) (SPC-4 §6.11, §6.12).
+
+// Fields of the CDB.
+const (
+	modeDBD   = 0x08 // byte 1: no block descriptors
+	modeLLBAA = 0x10 // byte 1 of (10): long LBA block descriptors are welcome
+)
+
+// Page controls, bits 7 and 6 of byte 2.
+const (
+	pageCurrent = iota
+	pageChangeable
+	pageDefault
+	pageSaved
+)
+
+const (
+	allPages    = 0x3f
+	allSubpages = 0xff
+)
+
+// A modePage appends a page, with the changeable bits or the values.
+type modePage struct {
+	code   byte
+	append func(lu *LU, b []byte, changeable bool) []byte
+}
+
+var modePages = [...]modePage{
+	{0x08, cachingPage},
+	{0x0a, controlPage},
+}
+
+func prepareModeSense(_ *LU, c *Command) bool {
+	page, subpage := c.CDB[2]&0x3f, c.CDB[3]
+	if c.CDB[2]>>6 == pageSaved {
+		return c.illegal(sense.SavingNotSupported)
+	}
+	if subpage != 0 && subpage != allSubpages {
+		return c.badField(3, -1) // no page here has subpages
+	}
+	if page == allPages {
+		return true
+	}
+	for i := range modePages {
+		if modePages[i].code == page {
+			return true
+		}
+	}
+	return c.badField(2, 5)
+}
+
+func executeModeSense(lu *LU, c *Command) Outcome {
+	six := c.CDB[0] == cdb.ModeSense6
+	page, changeable := c.CDB[2]&0x3f, c.CDB[2]>>6 == pageChangeable
+	device := byte(0)
+	if lu.readOnly {
+		device |= 0x80 // WP
+	}
+	if lu.fua != noFUA {
+		device |= 0x10 // DPOFUA
+	}
+	b := c.buffer(8)
+	if six {
+		b = b[:4]
+	}
+	descriptors := len(b)
+	if c.CDB[1]&modeDBD == 0 {
+		b = lu.appendBlockDescriptor(b, !six && c.CDB[1]&modeLLBAA != 0)
+	}
+	descriptors = len(b) - descriptors
+	for i := range modePages {
+		if page == allPages || page == modePages[i].code {
+			b = modePages[i].append(lu, b, changeable)
+		}
+	}
+	if six {
+		b[0] = byte(len(b) - 1)
+		b[2], b[3] = device, byte(descriptors)
+		return c.reply(b, uint64(c.CDB[4]))
+	}
+	binary.BigEndian.PutUint16(b, uint16(len(b)-2))
+	b[3] = device
+	if descriptors == 16 {
+		b[4] = 0x01 // LONGLBA
+	}
+	binary.BigEndian.PutUint16(b[6:], uint16(descriptors))
+	return c.reply(b, uint64(binary.BigEndian.Uint16(c.CDB[7:])))
+}
+
+// appendBlockDescriptor appends the short or the long LBA mode parameter block descriptor (SBC-3
+// §6.5.2).
+func (lu *LU) appendBlockDescriptor(b []byte, long bool) []byte {
+	if long {
+		b = binary.BigEndian.AppendUint64(b, lu.blocks)
+		return binary.BigEndian.AppendUint64(b, uint64(lu.blockSize))
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(min(lu.blocks, 0xffffffff)))
+	return binary.BigEndian.AppendUint32(b, lu.blockSize)
+}
+
+// Caching (SBC-3 §6.5.5). WCE says whether the store has a volatile cache; it cannot be changed.
+func cachingPage(lu *LU, b []byte, changeable bool) []byte {
+	n := len(b)
+	b = append(b, 0x08, 0x12)
+	b = append(b, make([]byte, 0x12)...)
+	if !changeable && lu.info.Has(backstore.CapFlush) {
+		b[n+2] |= 0x04 // WCE
+	}
+	return b
+}
+
+// busyTimeout is the longest time for which BUSY may be answered, in units of 100 ms: what an engine may be
+// away without being given up.
+const busyTimeout = 600
+
+// Control (SPC-4 §7.5.8): one task set for all nexuses, fixed format sense, restricted reordering (the
+// range index keeps overlapping commands in order), QERR and TAS 0, SWP 0. Nothing can be changed.
+func controlPage(_ *LU, b []byte, changeable bool) []byte {
+	n := len(b)
+	b = append(b, 0x0a, 0x0a)
+	b = append(b, make([]byte, 0x0a)...)
+	if !changeable {
+		binary.BigEndian.PutUint16(b[n+8:], busyTimeout)
+	}
+	return b
+}

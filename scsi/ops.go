@@ -1,0 +1,118 @@
+package scsi
+
+import (
+	"github.com/lunar-iscsi/lunar/scsi/cdb"
+	"github.com/lunar-iscsi/lunar/scsi/sense"
+)
+
+// A resvClass says what a reservation of another nexus does to a command (SPC-4 table 43, SBC-3 table 13).
+type resvClass uint8
+
+const (
+	resvAllowed  resvClass = iota // never conflicts
+	resvRead                      // conflicts with exclusive access
+	resvWrite                     // conflicts with write exclusive and exclusive access
+	resvConflict                  // conflicts with every reservation of another
+)
+
+// An op is one row of an operation code table: one command.
+type op struct {
+	name   string
+	length uint8 // of the CDB, in bytes
+	resv   resvClass
+	// attentive: the command does not fail on a unit attention condition (SAM-5 §5.14).
+	attentive bool
+	// prepare checks the CDB; false: the command has ended. Nil: there is nothing to check.
+	prepare func(*LU, *Command) bool
+	execute func(*LU, *Command) Outcome
+}
+
+// An opTable is what one kind of device offers: rows by operation code, and for some codes by service action.
+type opTable struct {
+	code    [256]*op
+	actions [256]map[byte]*op
+	// absent: there is no logical unit; what has no row ends LOGICAL UNIT NOT SUPPORTED.
+	absent bool
+}
+
+// find returns the row of a CDB, or nil.
+func (t *opTable) find(b []byte) *op {
+	if len(b) == 0 {
+		return nil
+	}
+	if row := t.code[b[0]]; row != nil {
+		return row
+	}
+	if m := t.actions[b[0]]; m != nil && len(b) > 1 {
+		return m[cdb.ServiceAction(b)]
+	}
+	return nil
+}
+
+// noRow ends a command that the LU does not have.
+func (lu *LU) noRow(c *Command) bool {
+	switch {
+	case len(c.CDB) == 0:
+		return c.badField(0, -1)
+	case lu.ops.absent:
+		return c.illegal(sense.LogicalUnitNotSupported)
+	case lu.ops.actions[c.CDB[0]] != nil:
+		return c.badField(1, 4) // the operation code is there, the service action is not
+	}
+	return c.illegal(sense.InvalidOpcode)
+}
+
+var (
+	inquiryOp      = &op{"INQUIRY", 6, resvAllowed, true, prepareInquiry, executeInquiry}
+	requestSenseOp = &op{"REQUEST SENSE", 6, resvAllowed, true, nil, executeRequestSense}
+	reportLUNsOp   = &op{"REPORT LUNS", 12, resvAllowed, true, prepareReportLUNs, executeReportLUNs}
+	testReadyOp    = &op{"TEST UNIT READY", 6, resvAllowed, false, nil, executeTestUnitReady}
+)
+
+// diskOps are the commands of a direct access block device.
+var diskOps = &opTable{
+	code: [256]*op{
+		cdb.TestUnitReady:      testReadyOp,
+		cdb.RequestSense:       requestSenseOp,
+		cdb.Read6:              {"READ(6)", 6, resvRead, false, prepareRead, executeTransfer},
+		cdb.Write6:             {"WRITE(6)", 6, resvWrite, false, prepareWrite, executeTransfer},
+		cdb.Inquiry:            inquiryOp,
+		cdb.ModeSense6:         {"MODE SENSE(6)", 6, resvConflict, false, prepareModeSense, executeModeSense},
+		cdb.ReadCapacity10:     {"READ CAPACITY(10)", 10, resvAllowed, false, prepareReadCapacity10, executeReadCapacity10},
+		cdb.Read10:             {"READ(10)", 10, resvRead, false, prepareRead, executeTransfer},
+		cdb.Write10:            {"WRITE(10)", 10, resvWrite, false, prepareWrite, executeTransfer},
+		cdb.SynchronizeCache10: {"SYNCHRONIZE CACHE(10)", 10, resvWrite, false, prepareSynchronizeCache, executeSynchronizeCache},
+		cdb.ModeSense10:        {"MODE SENSE(10)", 10, resvConflict, false, prepareModeSense, executeModeSense},
+		cdb.Read16:             {"READ(16)", 16, resvRead, false, prepareRead, executeTransfer},
+		cdb.Write16:            {"WRITE(16)", 16, resvWrite, false, prepareWrite, executeTransfer},
+		cdb.SynchronizeCache16: {"SYNCHRONIZE CACHE(16)", 16, resvWrite, false, prepareSynchronizeCache, executeSynchronizeCache},
+		cdb.ReportLUNs:         reportLUNsOp,
+		cdb.Read12:             {"READ(12)", 12, resvRead, false, prepareRead, executeTransfer},
+		cdb.Write12:            {"WRITE(12)", 12, resvWrite, false, prepareWrite, executeTransfer},
+	},
+	actions: [256]map[byte]*op{
+		cdb.ServiceActionIn16: {
+			cdb.ReadCapacity16: {"READ CAPACITY(16)", 16, resvAllowed, false, nil, executeReadCapacity16},
+		},
+	},
+}
+
+// controllerOps are the commands of the controller, which has no medium.
+var controllerOps = &opTable{
+	code: [256]*op{
+		cdb.TestUnitReady: testReadyOp,
+		cdb.RequestSense:  requestSenseOp,
+		cdb.Inquiry:       inquiryOp,
+		cdb.ReportLUNs:    reportLUNsOp,
+	},
+}
+
+// absentOps are what a LUN without a logical unit answers (SAM-5 §5.11, incorrect logical unit selection).
+var absentOps = &opTable{
+	code: [256]*op{
+		cdb.RequestSense: requestSenseOp,
+		cdb.Inquiry:      inquiryOp,
+		cdb.ReportLUNs:   reportLUNsOp,
+	},
+	absent: true,
+}

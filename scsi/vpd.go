@@ -1,0 +1,156 @@
+package scsi
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+// Vital product data (SPC-4 §7.8, SBC-3 §6.6). A page function appends the page's contents behind its four header
+// bytes, whose length the caller fills in.
+
+type vpdPage func(lu *LU, c *Command, b []byte) []byte
+
+// vpdCodes are the pages of a disk, ascending as page 00h lists them. The controller has the first
+// three, an absent LU the first.
+var vpdCodes = [...]byte{0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2}
+
+// vpdList returns the pages that the LU has.
+func (lu *LU) vpdList() []byte {
+	switch lu.device {
+	case deviceDisk:
+		return vpdCodes[:]
+	case deviceController:
+		return vpdCodes[:3]
+	}
+	return vpdCodes[:1]
+}
+
+// vpd returns the page of the given code, or nil.
+func (lu *LU) vpd(code byte) vpdPage {
+	for _, have := range lu.vpdList() {
+		if have != code {
+			continue
+		}
+		switch code {
+		case 0x00:
+			return vpdSupported
+		case 0x80:
+			return vpdSerial
+		case 0x83:
+			return vpdIdentification
+		case 0xb0:
+			return vpdLimits
+		case 0xb1:
+			return vpdCharacteristics
+		case 0xb2:
+			return vpdProvisioning
+		}
+	}
+	return nil
+}
+
+func vpdSupported(lu *LU, _ *Command, b []byte) []byte { return append(b, lu.vpdList()...) }
+
+func vpdSerial(lu *LU, _ *Command, b []byte) []byte {
+	return appendPadded(b, lu.id.Serial, len(lu.id.Serial))
+}
+
+// Designators (SPC-4 §7.8.6).
+const (
+	codeBinary = 1
+	codeASCII  = 2
+	codeUTF8   = 3
+
+	ofUnit   = 0x00 // ASSOCIATION, in place
+	ofPort   = 0x10
+	ofDevice = 0x20
+
+	typeT10          = 1
+	typeNAA          = 3
+	typeRelativePort = 4
+	typePortGroup    = 5
+	typeSCSIName     = 8
+
+	protocolISCSI = 0x50 // PROTOCOL IDENTIFIER, in place
+	piv           = 0x80
+)
+
+// designator appends one designation descriptor.
+func designator(b []byte, code, association, kind byte, value []byte) []byte {
+	if association != ofUnit {
+		code |= protocolISCSI
+		association |= piv
+	}
+	b = append(b, code, association|kind, 0, byte(len(value)))
+	return append(b, value...)
+}
+
+// scsiName returns a SCSI name string: UTF-8, ended by a zero, filled up to a multiple of four (SPC-4
+// §7.8.6.11).
+func scsiName(s string) []byte {
+	b := append([]byte(s), 0)
+	for len(b)%4 != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+// Page 83h: which unit, which port, which target. The first two are the unit's, whatever the path.
+func vpdIdentification(lu *LU, c *Command, b []byte) []byte {
+	id := &lu.id
+	if id.Serial != "" {
+		b = designator(b, codeASCII, ofUnit, typeT10, append(appendPadded(nil, id.Vendor, vendorWidth), id.Serial...))
+	}
+	if id.NAA != 0 {
+		b = designator(b, codeBinary, ofUnit, typeNAA, binary.BigEndian.AppendUint64(nil, id.NAA))
+	}
+	name, portGroup, port := id.TargetName, uint16(0), id.RelativePort
+	if n := c.Nexus; n != nil {
+		port = n.RelativePort
+		if n.Nexus.Target != "" {
+			name, portGroup = n.Nexus.Target, n.Nexus.PortGroup
+		}
+	}
+	b = designator(b, codeBinary, ofPort, typeRelativePort, binary.BigEndian.AppendUint16([]byte{0, 0}, port))
+	b = designator(b, codeBinary, ofPort, typePortGroup, binary.BigEndian.AppendUint16([]byte{0, 0}, id.TargetPortGroup))
+	if name == "" || len(name) > maxName {
+		return b
+	}
+	if portGroup != 0 {
+		// RFC 7143 §4.2.7.1: the name of a SCSI port is the iSCSI name, ",t," and the portal group tag.
+		b = designator(b, codeUTF8, ofPort, typeSCSIName, scsiName(fmt.Sprintf("%s,t,0x%04x", name, portGroup)))
+	}
+	return designator(b, codeUTF8, ofDevice, typeSCSIName, scsiName(name))
+}
+
+// maxName is the length of the longest iSCSI name in bytes (RFC 7143 §4.2.7.1).
+const maxName = 223
+
+// Page B0h, block limits (SBC-3 §6.6.4): 3Ch bytes of contents. What belongs to commands that are not offered is 0.
+func vpdLimits(lu *LU, _ *Command, b []byte) []byte {
+	b = append(b, make([]byte, 0x3c)...)
+	if lu.info.OptimalIO > 0 {
+		blocks := lu.info.OptimalIO >> lu.blockShift
+		if blocks > 0 && blocks <= int(lu.maxBlocks) {
+			binary.BigEndian.PutUint32(b[12:], uint32(blocks)) // OPTIMAL TRANSFER LENGTH
+		}
+	}
+	if granularity := 1 << lu.physShift; granularity <= math.MaxUint16 {
+		binary.BigEndian.PutUint16(b[6:], uint16(granularity)) // OPTIMAL TRANSFER LENGTH GRANULARITY
+	}
+	binary.BigEndian.PutUint32(b[8:], lu.maxBlocks) // MAXIMUM TRANSFER LENGTH
+	return b
+}
+
+// Page B1h, block device characteristics (SBC-3 §6.6.3).
+func vpdCharacteristics(lu *LU, _ *Command, b []byte) []byte {
+	b = append(b, make([]byte, 0x3c)...)
+	if !lu.info.Rotational {
+		b[5] = 1 // MEDIUM ROTATION RATE: non-rotating; 0 is "not reported"
+	}
+	return b
+}
+
+// Page B2h, logical block provisioning (SBC-3 §6.6.5): no command here deallocates, so nothing is claimed.
+func vpdProvisioning(_ *LU, _ *Command, b []byte) []byte { return append(b, 0, 0, 0, 0) }

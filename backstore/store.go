@@ -12,7 +12,7 @@ type Op uint8
 const (
 	Read            Op = iota + 1 // fill Buf from [Off, Off+Len)
 	Write                         // store Buf at [Off, Off+Len)
-	Flush                         // make every write completed before durable; Off and Len are 0
+	Flush                         // make every write completed before durable; Off and Len are 0; without CapFlush it ends at once
 	Discard                       // give the range back; its contents become zeroes only with Info.DiscardZeroes
 	WriteZeroes                   // the range reads as zeroes afterwards
 	CompareAndWrite               // compare [Off, Off+Len) with Compare and, if equal, store Buf; atomic
@@ -39,7 +39,9 @@ const (
 	// Only where Info.Caps has CapFUA.
 	FUA Flags = 1 << iota
 	// NoWait on Read and Write: end within Submit or answer WouldBlock, having kept nothing and
-	// changed nothing. Only where Info.Caps has CapNoWaitRead or CapNoWaitWrite.
+	// changed nothing in the volume (a Read's buffer may have been scribbled on). Worth trying where
+	// Info.Caps has CapNoWaitRead or CapNoWaitWrite; elsewhere the answer is always WouldBlock.
+	// Other operations ignore it.
 	NoWait
 	// KeepAllocated on WriteZeroes: the range must stay allocated (no hole is punched).
 	KeepAllocated

@@ -201,7 +201,8 @@ type Loop interface {
 }
 
 // An Attacher has completions that the loop can collect itself. Attach is called once before
-// the first Submit; Detach, on the same loop, after the last request ended and before Close.
+// the first Submit; Detach, on the same loop, after the last request ended and before Close. Of a store
+// whose requests do not end, Close is called first (and gives up); Detach may then follow it, or never come.
 type Attacher interface {
 	Attach(Loop) error
 	Detach()

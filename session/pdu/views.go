@@ -78,6 +78,9 @@ func (r *SCSIResponse) Init(itt uint32, status sam.Status, residual byte, count 
 	r.H().put32(44, count)
 }
 
+// SetFailed says that there is no status: the target failed.
+func (r *SCSIResponse) SetFailed() { r[2], r[3] = TargetFailure, 0 }
+
 // Residual returns the residual flags of byte 1.
 func (r *SCSIResponse) Residual() byte { return r[1] & 0x1e }
 

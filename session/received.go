@@ -1,0 +1,238 @@
+package session
+
+import (
+	"fmt"
+
+	"github.com/lunar-iscsi/lunar/session/pdu"
+)
+
+// A heldPDU is a copy of a request that came ahead of a CmdSN gap. A nil conn marks a number that counts as
+// received without a request (RFC 7143 §11.5.5: the task of an ABORT TASK that overtook it).
+type heldPDU struct {
+	conn   *Conn
+	header pdu.Header
+	data   []byte
+}
+
+// CheckHeader says whether a PDU may follow whose header has just come, before memory or time is spent on the rest
+// of it: its segments within what was declared. An error costs the connection (RFC 7143 §7.9).
+func (c *Conn) CheckHeader(h *pdu.Header) error {
+	if n := h.DataLen(); n > c.maxRecv {
+		return fmt.Errorf("%v with a data segment of %d bytes; %d were declared (MaxRecvDataSegmentLength)", h.Opcode(), n, c.maxRecv)
+	}
+	return nil
+}
+
+// Received takes one whole PDU: header, additional header segments and data segment without pad, all the
+// caller's. now is the caller's clock in nanoseconds. It appends what must be done to acts.
+func (s *Session) Received(c *Conn, now int64, h *pdu.Header, ahs, data []byte, acts []Action) []Action {
+	c.lastRecv = now
+	if c.closed {
+		return acts
+	}
+	switch op := h.Opcode(); op {
+	case pdu.OpSCSICommand, pdu.OpNOPOut, pdu.OpTaskMgmtReq, pdu.OpTextReq, pdu.OpLogoutReq:
+	case pdu.OpDataOut:
+		acts = s.dataOut(c, (*pdu.DataOut)(h), data, acts)
+		if len(s.tmfs) != 0 {
+			acts = s.readyTMFs(now, acts)
+		}
+		return acts
+	case pdu.OpSNACK:
+		// Level 0 keeps nothing that could be sent again (RFC 7143 §11.16).
+		return s.reject(c, h, pdu.RejectSNACK, acts)
+	default:
+		return s.reject(c, h, pdu.RejectNotSupported, acts)
+	}
+	if h.Immediate() {
+		return s.deliver(c, now, h, ahs, data, acts)
+	}
+	if sn := h.CmdSN(); sn != s.exp {
+		return s.outOfOrder(c, now, h, ahs, data, acts)
+	}
+	s.exp++
+	acts = s.deliver(c, now, h, ahs, data, acts)
+	if len(s.held) != 0 {
+		acts = s.deliverHeld(now, acts)
+	}
+	return acts
+}
+
+// outOfOrder takes a request whose CmdSN is not the one expected: outside the window it is dropped without a word
+// (RFC 7143 §4.2.2.1), inside it waits for the gap to be filled.
+func (s *Session) outOfOrder(c *Conn, now int64, h *pdu.Header, ahs, data []byte, acts []Action) []Action {
+	sn := h.CmdSN()
+	if !sn.InWindow(s.exp, uint32(s.max-s.exp)+1) {
+		s.Counters.OutOfWindow++
+		return acts
+	}
+	if _, dup := s.held[sn]; dup {
+		s.Counters.OutOfWindow++ // a duplicate (RFC 7143 §4.2.2.1)
+		return acts
+	}
+	size := pdu.HeaderLen + len(data)
+	if s.heldBytes+size > s.lim.HeldBytes || len(ahs) != 0 {
+		return s.drop(c, fmt.Sprintf("requests ahead of CmdSN %d, which never came, exceed %d bytes", s.exp, s.lim.HeldBytes), acts)
+	}
+	if s.held == nil {
+		s.held = map[pdu.SN]*heldPDU{}
+	}
+	if s.gapSince == 0 {
+		s.gapSince = now
+	}
+	s.heldBytes += size
+	s.held[sn] = &heldPDU{conn: c, header: *h, data: append([]byte(nil), data...)}
+	return acts
+}
+
+// deliverHeld delivers what has become next in order.
+func (s *Session) deliverHeld(now int64, acts []Action) []Action {
+	for {
+		p, ok := s.held[s.exp]
+		if !ok {
+			break
+		}
+		delete(s.held, s.exp)
+		s.exp++
+		if p.conn != nil {
+			s.heldBytes -= pdu.HeaderLen + len(p.data)
+			acts = s.deliver(p.conn, now, &p.header, nil, p.data, acts)
+		}
+	}
+	s.gapSince = 0
+	if len(s.held) != 0 {
+		s.gapSince = now
+	}
+	return acts
+}
+
+// deliver takes a request whose turn it is.
+func (s *Session) deliver(c *Conn, now int64, h *pdu.Header, ahs, data []byte, acts []Action) []Action {
+	switch h.Opcode() {
+	case pdu.OpSCSICommand:
+		return s.command(c, (*pdu.SCSICommand)(h), ahs, data, acts)
+	case pdu.OpNOPOut:
+		return s.nopOut(c, h, data, acts)
+	case pdu.OpTaskMgmtReq:
+		return s.taskMgmt(c, now, (*pdu.TaskMgmtReq)(h), acts)
+	case pdu.OpTextReq:
+		return s.textReq(c, (*pdu.TextReq)(h), data, acts)
+	default: // OpLogoutReq: Received lets nothing else through
+		return s.logout(c, (*pdu.LogoutReq)(h), acts)
+	}
+}
+
+// reject answers a PDU with Reject, its header as data (RFC 7143 §11.17).
+func (s *Session) reject(c *Conn, h *pdu.Header, reason pdu.RejectReason, acts []Action) []Action {
+	s.Counters.Rejects++
+	acts, a := s.send(c, acts)
+	(*pdu.Reject)(&a.Header).Init(reason)
+	a.Data = append([]byte(nil), h[:]...)
+	return acts
+}
+
+// nopOut answers a ping ahead of I/O, or takes the answer to ours (RFC 7143 §11.18).
+func (s *Session) nopOut(c *Conn, h *pdu.Header, data []byte, acts []Action) []Action {
+	if ttt := h.TTT(); ttt != pdu.NoTag {
+		if c.pingSince != 0 && ttt == c.pingTTT {
+			c.pingSince = 0
+		}
+		if h.ITT() == pdu.NoTag {
+			return acts
+		}
+	}
+	if h.ITT() == pdu.NoTag {
+		if !h.Immediate() {
+			return s.reject(c, h, pdu.RejectProtocol, acts) // §11.18.1: I must be set when no answer is wanted
+		}
+		return acts
+	}
+	if len(data) > c.maxXmit {
+		data = data[:c.maxXmit] // §11.18: the echo may be cut to what the initiator takes
+	}
+	acts = append(acts, Action{Kind: SendUrgent, Conn: c, Data: data})
+	(*pdu.NOPIn)(&acts[len(acts)-1].Header).Init(0, h.ITT(), pdu.NoTag, len(data))
+	return acts
+}
+
+// Tick does what is due at now: pings, bounds on gaps and functions. Call it when NextTick says.
+func (s *Session) Tick(now int64, acts []Action) []Action {
+	if s.gapSince != 0 && now-s.gapSince >= s.lim.GapTime {
+		s.gapSince = now // said once a period
+		for _, c := range s.conns {
+			acts = s.drop(c, fmt.Sprintf("CmdSN %d never came and %d later requests wait for it", s.exp, len(s.held)), acts)
+		}
+	}
+	for _, c := range s.conns {
+		acts = c.tick(now, acts)
+	}
+	return s.tickTMF(now, acts)
+}
+
+func (c *Conn) tick(now int64, acts []Action) []Action {
+	s := c.Session
+	switch {
+	case c.closed:
+	case c.logoutAsked != 0 && now-c.logoutAsked >= s.lim.LogoutWait:
+		return s.drop(c, "no logout followed the request for one", acts)
+	case s.lim.NOPInterval < 0:
+	case c.pingSince != 0:
+		if c.lastRecv > c.pingSince {
+			// Anything that came shows that the initiator lives; only the answer itself closes the ping,
+			// so that answers do not pile up behind a slow one.
+			if now-c.lastRecv < s.lim.NOPTimeout {
+				break
+			}
+		}
+		if now-max(c.pingSince, c.lastRecv) >= s.lim.NOPTimeout {
+			s.Counters.PingTimeouts++
+			return s.drop(c, fmt.Sprintf("no answer to a ping for %d s", s.lim.NOPTimeout/1e9), acts)
+		}
+	case now-c.lastRecv >= s.lim.NOPInterval:
+		c.pingSince, c.pingTTT = now, s.newTTT()
+		acts = append(acts, Action{Kind: SendUrgent, Conn: c})
+		(*pdu.NOPIn)(&acts[len(acts)-1].Header).Init(0, pdu.NoTag, c.pingTTT, 0)
+	}
+	return acts
+}
+
+// Waiting reports whether something waits that is bounded in time beyond the ordinary pings: NextTick may
+// have moved nearer.
+func (s *Session) Waiting() bool { return s.gapSince != 0 || len(s.tmfs) != 0 }
+
+// NextTick returns the time by which Tick is wanted, or 0 where nothing waits.
+func (s *Session) NextTick() int64 {
+	var next int64
+	at := func(t int64) {
+		if next == 0 || t < next {
+			next = t
+		}
+	}
+	if s.gapSince != 0 {
+		at(s.gapSince + s.lim.GapTime)
+	}
+	for _, c := range s.conns {
+		switch {
+		case c.closed:
+		case c.logoutAsked != 0:
+			at(c.logoutAsked + s.lim.LogoutWait)
+		case s.lim.NOPInterval < 0:
+		case c.pingSince != 0:
+			at(max(c.pingSince, c.lastRecv) + s.lim.NOPTimeout)
+		default:
+			at(c.lastRecv + s.lim.NOPInterval)
+		}
+	}
+	for _, m := range s.tmfs {
+		at(m.deadline)
+	}
+	return next
+}
+
+func (s *Session) newTTT() uint32 {
+	s.nextTTT++
+	if s.nextTTT == pdu.NoTag {
+		s.nextTTT = 0
+	}
+	return s.nextTTT
+}

@@ -1,0 +1,244 @@
+package session
+
+import (
+	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/session/login"
+	"github.com/lunar-iscsi/lunar/session/pdu"
+)
+
+// Limits bound what one session may hold and how long it may wait. A zero field means its default.
+type Limits struct {
+	Window       uint32 // commands outstanding: the CmdSN window
+	Immediate    uint32 // immediate SCSI commands and task management functions outstanding, outside the window
+	HeldBytes    int    // bytes of PDUs that came ahead of a CmdSN gap
+	TextBytes    int    // one text request with its continuations
+	GapTime      int64  // ns that a CmdSN gap may last; with one connection nothing can fill it
+	NOPInterval  int64  // ns of silence before the target pings; negative: never
+	NOPTimeout   int64  // ns that an initiator may take to answer a ping
+	TMFDataWait  int64  // ns that a multi-task function waits for outstanding R2Ts
+	TMFTimeout   int64  // ns that a function waits for writes that must have ended
+	LogoutWait   int64  // ns between asking for a logout and closing
+	MaxR2T       int    // R2Ts outstanding for one task, whatever was negotiated
+	MaxUnsolData uint32 // bytes of unsolicited data taken with one command, whatever was negotiated
+}
+
+// The defaults of Limits.
+const (
+	DefaultWindow      = 128
+	DefaultImmediate   = 64
+	DefaultHeldBytes   = 1 << 20
+	DefaultTextBytes   = 64 << 10
+	DefaultGapTime     = 10e9
+	DefaultNOPInterval = 30e9
+	DefaultNOPTimeout  = 30e9
+	DefaultTMFDataWait = 2e9
+	DefaultTMFTimeout  = 30e9
+	DefaultLogoutWait  = 5e9
+	DefaultMaxR2T      = 8
+)
+
+func (l Limits) withDefaults() Limits {
+	def := func(p *int64, v int64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	if l.Window == 0 {
+		l.Window = DefaultWindow
+	}
+	if l.Immediate == 0 {
+		l.Immediate = DefaultImmediate
+	}
+	if l.HeldBytes == 0 {
+		l.HeldBytes = DefaultHeldBytes
+	}
+	if l.TextBytes == 0 {
+		l.TextBytes = DefaultTextBytes
+	}
+	if l.MaxR2T == 0 {
+		l.MaxR2T = DefaultMaxR2T
+	}
+	def(&l.GapTime, DefaultGapTime)
+	def(&l.NOPInterval, DefaultNOPInterval)
+	def(&l.NOPTimeout, DefaultNOPTimeout)
+	def(&l.TMFDataWait, DefaultTMFDataWait)
+	def(&l.TMFTimeout, DefaultTMFTimeout)
+	def(&l.LogoutWait, DefaultLogoutWait)
+	return l
+}
+
+// Counters count what a session has met; they only grow.
+type Counters struct {
+	Commands     uint64 // SCSI commands delivered
+	Responses    uint64 // SCSI commands answered
+	BytesIn      uint64 // Data-Out bytes, immediate data included
+	BytesOut     uint64 // Data-In bytes
+	OutOfWindow  uint64 // requests dropped: CmdSN outside the window (RFC 7143 §4.2.2.1)
+	LateData     uint64 // Data-Out PDUs for a task or transfer tag that is gone
+	DataErrors   uint64 // commands ended for a fault in their Data-Out
+	Rejects      uint64 // PDUs answered with Reject
+	Aborted      uint64 // tasks aborted by a function, a logout or the end of the session
+	PingTimeouts uint64
+}
+
+// An ActionKind says what the caller must do.
+type ActionKind uint8
+
+// The actions.
+const (
+	// Begin: Task holds a new command and Data its immediate data, valid until this call's
+	// actions are done. Check the CDB; then call Begun, or Completed where it failed.
+	Begin ActionKind = iota + 1
+	// Execute: the Data-Out that the command needs is in Task.Buf. Perform it, then call Completed.
+	Execute
+	// DataFault: the Data-Out of Task, which was being collected, is not what was asked for. Take the buffer
+	// back and call Completed with DataFaultResult.
+	DataFault
+	// Send: send Header and a copy of Data. Stamp it with Conn.Stamp when it takes its place in the stream.
+	Send
+	// SendUrgent is Send for a PDU that may overtake what is not yet stamped.
+	SendUrgent
+	// SendData: Send for a Data-In of Task, whose Data stays valid until the caller releases it.
+	SendData
+	// Abort: Task is no longer the session's and will not be answered. Take it back from the logical unit, drop
+	// its unsent Data-In, and give it to the pool when nothing uses it. TMF, if any, is told by
+	// Settled of tasks that must end first.
+	Abort
+	// ResetLU: abort the tasks of every nexus at LUN (AbortTasks on each session), reset the LU, then call TMFDone.
+	ResetLU
+	// ResetTarget: the same for every LU of the target.
+	ResetTarget
+	// AbortSet: the tasks of this nexus at LUN were aborted (Abort actions came before); call TMFDone
+	// when they are settled.
+	AbortSet
+	// SendTargets: answer with TextReply; Name is what was asked for ("All", "" or a target's name).
+	SendTargets
+	// Close: send what is queued on Conn, then close it. Name says why, for the log.
+	Close
+	// Drop: close Conn at once and end the session if it was its last connection. Name says why.
+	Drop
+)
+
+// An Action is one thing to do. Which fields count depends on Kind.
+type Action struct {
+	Kind   ActionKind
+	Conn   *Conn
+	Task   *Task
+	TMF    *TMF
+	LUN    sam.LUN
+	Header pdu.Header
+	Data   []byte
+	Name   string
+}
+
+// A Session is one iSCSI session at a target. It belongs to the target's loop.
+type Session struct {
+	Nexus    sam.Nexus
+	TSIH     uint16
+	Type     login.SessionType
+	Params   login.Params
+	Counters Counters
+
+	lim   Limits
+	pool  *Pool
+	conns []*Conn
+
+	exp, max  pdu.SN // ExpCmdSN, and the MaxCmdSN last promised
+	held      map[pdu.SN]*heldPDU
+	heldBytes int
+	gapSince  int64 // when the present CmdSN gap was first seen; 0: none
+
+	tasks       map[uint32]*Task // by ITT: what did not end at once
+	outstanding uint32           // tasks within the window that have not been answered
+	immediate   uint32           // immediate commands and functions that have not been answered
+	tmfs        []*TMF
+	nextTTT     uint32
+	text        textState
+	closing     bool
+}
+
+// A Conn is one connection of a session.
+type Conn struct {
+	CID     uint16
+	Session *Session
+	Ref     any // the caller's own
+
+	statSN      pdu.SN // of the next PDU that takes one
+	maxRecv     int    // bytes of data segment that we declared
+	maxXmit     int    // bytes of data segment that the initiator declared
+	lastRecv    int64
+	pingSince   int64 // 0: no ping is out
+	pingTTT     uint32
+	logoutAsked int64 // when an async logout was sent; 0: not
+	closed      bool
+}
+
+// New returns a session as login left it: params negotiated, cmdSN the number of the first command.
+// Tasks come from pool.
+func New(nexus sam.Nexus, tsih uint16, typ login.SessionType, params login.Params, cmdSN pdu.SN, lim Limits, pool *Pool) *Session {
+	lim = lim.withDefaults()
+	return &Session{Nexus: nexus, TSIH: tsih, Type: typ, Params: params, lim: lim, pool: pool,
+		exp: cmdSN, max: cmdSN + pdu.SN(lim.Window) - 1, tasks: map[uint32]*Task{}}
+}
+
+// AddConn adds a connection that has logged in. statSN is the number of the next PDU that takes one, the final
+// Login Response.
+func (s *Session) AddConn(cid uint16, statSN pdu.SN, now int64) *Conn {
+	c := &Conn{CID: cid, Session: s, statSN: statSN, lastRecv: now,
+		maxRecv: int(s.Params.MaxRecvDataSegmentLength), maxXmit: int(s.Params.MaxXmitDataSegmentLength)}
+	s.conns = append(s.conns, c)
+	return c
+}
+
+// Conns returns the connections; the slice is the session's.
+func (s *Session) Conns() []*Conn { return s.conns }
+
+// MaxDataSegment returns the bytes of data segment that the initiator may send in one PDU: a PDU with more is a
+// protocol error that costs the connection, before anything of it is read.
+func (c *Conn) MaxDataSegment() int { return c.maxRecv }
+
+// MaxDataIn returns the bytes that one Data-In may carry.
+func (c *Conn) MaxDataIn() int { return min(c.maxXmit, int(c.Session.Params.MaxBurstLength)) }
+
+// Stamp gives h its place in the connection's stream: StatSN where the PDU takes or shows one, and the command
+// window. PDUs must be stamped in the order in which they are sent (RFC 7143 §4.2.2.2).
+func (c *Conn) Stamp(h *pdu.Header) {
+	s := c.Session
+	room := uint32(0)
+	if s.outstanding < s.lim.Window {
+		room = s.lim.Window - s.outstanding
+	}
+	// The window never shrinks below what was promised (RFC 7143 §4.2.2.1).
+	if max := s.exp + pdu.SN(room) - 1; s.max.Before(max) {
+		s.max = max
+	}
+	h.SetWindow(s.exp, s.max)
+	switch h.Opcode() {
+	case pdu.OpDataIn:
+		if !(*pdu.DataIn)(h).HasStatus() {
+			return // StatSN is reserved without the S bit (RFC 7143 §11.7.4)
+		}
+	case pdu.OpR2T:
+		h.SetStatSN(c.statSN) // shows the next one, takes none (RFC 7143 §11.8.4)
+		return
+	case pdu.OpNOPIn:
+		if h.ITT() == pdu.NoTag {
+			h.SetStatSN(c.statSN) // a ping takes none (RFC 7143 §11.19.2)
+			return
+		}
+	}
+	h.SetStatSN(c.statSN)
+	c.statSN++
+}
+
+// Outstanding returns how many SCSI commands are not answered yet.
+func (s *Session) Outstanding() int { return int(s.outstanding + s.immediate) }
+
+func (s *Session) send(c *Conn, acts []Action) ([]Action, *Action) {
+	acts = append(acts, Action{Kind: Send, Conn: c})
+	return acts, &acts[len(acts)-1]
+}
+
+func (s *Session) drop(c *Conn, why string, acts []Action) []Action {
+	return append(acts, Action{Kind: Drop, Conn: c, Name: why})
+}

@@ -1,0 +1,124 @@
+package session
+
+import "github.com/lunar-iscsi/lunar/session/pdu"
+
+// A textState is the one text negotiation that a session may have open (RFC 7143 §7.3 allows one at a time).
+type textState struct {
+	conn *Conn
+	itt  uint32
+	ttt  uint32 // of our last response, NoTag when none is open
+	in   []byte // a request with its continuations so far
+	out  []byte // a reply that goes on in the next response
+	open bool
+}
+
+// textReq takes a Text Request whose turn it is (RFC 7143 §11.10).
+func (s *Session) textReq(c *Conn, h *pdu.TextReq, data []byte, acts []Action) []Action {
+	x := &s.text
+	itt, ttt := h.H().ITT(), h.H().TTT()
+	final := h.H().Final()
+	switch {
+	case itt == pdu.NoTag, h.Continue() && final:
+		return s.reject(c, h.H(), pdu.RejectProtocol, acts)
+	case ttt == pdu.NoTag:
+		*x = textState{conn: c, itt: itt, open: true} // a new one; whatever was open is given up (§11.10.4)
+	case !x.open || x.conn != c || x.itt != itt || x.ttt != ttt:
+		return s.reject(c, h.H(), pdu.RejectProtocol, acts)
+	}
+	if len(x.out) != 0 {
+		// The initiator asks for the rest of a long reply (§7.2); it may not send keys meanwhile.
+		if len(data) != 0 {
+			*x = textState{}
+			return s.reject(c, h.H(), pdu.RejectProtocol, acts)
+		}
+		return s.textOut(acts)
+	}
+	if len(x.in)+len(data) > s.lim.TextBytes {
+		*x = textState{}
+		return s.reject(c, h.H(), pdu.RejectProtocol, acts)
+	}
+	x.in = append(x.in, data...)
+	if h.Continue() {
+		x.ttt = s.newTTT()
+		acts, a := s.send(c, acts)
+		(*pdu.TextResp)(&a.Header).Init(itt, x.ttt, 0, false, false)
+		return acts
+	}
+	return s.textKeys(h, acts)
+}
+
+// textKeys answers a whole list of keys.
+func (s *Session) textKeys(h *pdu.TextReq, acts []Action) []Action {
+	x := &s.text
+	in := x.in
+	x.in = nil
+	var out []byte
+	var targets *pdu.Key
+	n := 0
+	for k, err := range pdu.Keys(in) {
+		if err != nil {
+			c := x.conn
+			*x = textState{}
+			return s.reject(c, h.H(), pdu.RejectProtocol, acts)
+		}
+		n++
+		if k.Name == "SendTargets" {
+			targets = &k
+			continue
+		}
+		out = s.Params.AnswerText(out, k)
+	}
+	if targets != nil {
+		if n > 1 {
+			// RFC 7143 appendix C: SendTargets is the only key of its request.
+			return s.TextRefuse(acts)
+		}
+		return append(acts, Action{Kind: SendTargets, Conn: x.conn, Name: targets.Value})
+	}
+	x.conn.maxXmit = int(s.Params.MaxXmitDataSegmentLength)
+	return s.TextReply(out, acts)
+}
+
+// TextReply answers the open text request with the given keys, in as many responses as the initiator's
+// MaxRecvDataSegmentLength makes necessary. The session keeps keys.
+func (s *Session) TextReply(keys []byte, acts []Action) []Action {
+	if !s.text.open {
+		return acts
+	}
+	s.text.out = keys
+	return s.textOut(acts)
+}
+
+// TextRefuse rejects the open text request: what it asked for is not to be had in this session.
+func (s *Session) TextRefuse(acts []Action) []Action {
+	x := &s.text
+	if !x.open {
+		return acts
+	}
+	h := pdu.Header{0: byte(pdu.OpTextReq), 1: 0x80}
+	h.SetITT(x.itt)
+	h.SetTTT(pdu.NoTag)
+	c := x.conn
+	*x = textState{}
+	return s.reject(c, &h, pdu.RejectProtocol, acts)
+}
+
+func (s *Session) textOut(acts []Action) []Action {
+	x := &s.text
+	n := min(len(x.out), x.conn.maxXmit)
+	part, rest := x.out[:n], x.out[n:]
+	acts, a := s.send(x.conn, acts)
+	a.Data = part
+	last := len(rest) == 0
+	x.ttt = pdu.NoTag
+	if !last {
+		x.ttt = s.newTTT()
+	}
+	(*pdu.TextResp)(&a.Header).Init(x.itt, x.ttt, n, last, !last)
+	if last {
+		*x = textState{}
+	} else {
+		x.out = rest
+	}
+	return acts
+}

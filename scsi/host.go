@@ -1,0 +1,19 @@
+package scsi
+
+import "github.com/lunar-iscsi/lunar/backstore"
+
+// UnitOf returns the LU whose request r is: one that a store was given by an LU and has completed.
+func UnitOf(r *backstore.Request) *LU {
+	switch o := r.Owner.(type) {
+	case *Command:
+		return o.lu
+	case *background:
+		return o.lu
+	case *LU:
+		return o
+	}
+	return nil
+}
+
+// InFlight returns how many requests the store has of this LU, those in doubt included.
+func (lu *LU) InFlight() int { return lu.flight }

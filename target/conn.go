@@ -1,0 +1,311 @@
+package target
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"unsafe"
+
+	"github.com/lunar-iscsi/lunar/session"
+	"github.com/lunar-iscsi/lunar/session/pdu"
+	"github.com/lunar-iscsi/lunar/target/evloop"
+	"golang.org/x/sys/unix"
+)
+
+// A conn is one connection in full feature phase. It belongs to its loop.
+type conn struct {
+	l     *loop
+	se    *sess
+	c     *session.Conn
+	id    evloop.ID
+	fd    int
+	name  string         // "initiator@address", for logs
+	local netip.AddrPort // the portal as the initiator reached it
+
+	rest     *evloop.Buf // bytes that are not handled yet; nil while idle
+	whole    bool        // of rest: it holds whole PDUs, left over when a turn was used up
+	in       incoming
+	out      outQueue
+	waiting  []*record // reads that wait until there is less to send
+	isDirty  bool      // in loop.dirty
+	blocked  bool      // the socket takes no more at the moment
+	closeWhy string    // close when everything is sent
+	dead     bool
+}
+
+// An incoming is a PDU with a large data segment that is received straight into its place.
+type incoming struct {
+	header pdu.Header
+	ahs    []byte      // copied: it is rare
+	dst    []byte      // the data segment
+	got    int         // bytes of dst, then of the pad
+	total  int         // data segment with pad; 0: none is under way
+	buf    *evloop.Buf // dst's, unless that is a task's
+	task   *record     // whose buffer dst lies in
+	lost   bool        // no buffer could be had: dst is scratch
+}
+
+// Ready is evloop.Pollable's.
+func (c *conn) Ready(ev evloop.Events) (more bool) {
+	if ev&evloop.Writable != 0 {
+		c.flush()
+	}
+	if c.dead || ev&(evloop.Readable|evloop.HangUp) == 0 {
+		return false
+	}
+	if c.in.total != 0 {
+		return c.receiveInto()
+	}
+	return c.receive()
+}
+
+// receive reads as much as there is into the slab, behind what is left from before, and handles what is whole.
+func (c *conn) receive() (more bool) {
+	slab := c.l.slab
+	have := 0
+	if c.rest != nil {
+		have = copy(slab, c.rest.B)
+	}
+	if c.whole {
+		c.whole = false
+		return c.handleAll(slab[:have])
+	}
+	n, err := recv(c.fd, slab[have:])
+	if !c.received(n, err) {
+		return false
+	}
+	return c.handleAll(slab[:have+n]) || have+n == len(slab) && !c.dead
+}
+
+// received looks at what a read came to and reports whether there is anything to handle.
+func (c *conn) received(n int, err error) bool {
+	switch {
+	case err == unix.EAGAIN:
+		return false
+	case err != nil:
+		c.lost("receiving: " + err.Error())
+		return false
+	case n == 0:
+		c.lost(io.EOF.Error())
+		return false
+	}
+	return true
+}
+
+// handleAll handles the whole PDUs in b and keeps the rest. True: the turn was used up before b was.
+func (c *conn) handleAll(b []byte) (more bool) {
+	for !c.dead && len(b) >= pdu.HeaderLen {
+		h := pdu.HeaderAt(b)
+		if err := c.c.CheckHeader(h); err != nil {
+			c.lost(err.Error())
+			return false
+		}
+		wire := h.WireLen()
+		if len(b) < wire {
+			if h.DataLen() >= placeMin && len(b) >= pdu.HeaderLen+h.AHSLen() {
+				c.begin(h, b)
+				b = nil
+			}
+			break
+		}
+		data := pdu.HeaderLen + h.AHSLen()
+		c.handle(h, b[pdu.HeaderLen:data], b[data:data+h.DataLen()])
+		b = b[wire:]
+		if c.l.ev.Spend(1) && len(b) != 0 {
+			more = true
+			break
+		}
+	}
+	if c.dead {
+		return false
+	}
+	c.whole = more
+	c.setRest(b)
+	return more
+}
+
+// setRest keeps a copy of b, the start of an incomplete PDU, until more of it comes.
+func (c *conn) setRest(b []byte) {
+	pool := c.l.pool
+	old := c.rest
+	if old != nil && cap(old.B) >= len(b) && len(b) != 0 {
+		old.B = old.B[:len(b)]
+		copy(old.B, b)
+		return
+	}
+	c.rest = nil
+	if len(b) != 0 {
+		if c.rest = pool.Get(len(b)); c.rest == nil {
+			c.lost("no memory for an incomplete PDU")
+			return
+		}
+		copy(c.rest.B, b)
+	}
+	if old != nil {
+		pool.Put(old)
+	}
+}
+
+// handle takes one whole PDU.
+func (c *conn) handle(h *pdu.Header, ahs, data []byte) {
+	l := c.l
+	if t := l.s.cfg.Trace.PDU; t != nil {
+		t(c.name, "rx", pdu.Describe(h, ahs, data))
+	}
+	l.perform(c.se.s.Received(c.c, l.ev.Now(), h, ahs, data, l.takeActs()))
+	if c.se.s.Waiting() {
+		c.se.arm()
+	}
+	if c.out.bytes >= flushBytes && !c.blocked && !c.dead {
+		c.flush()
+	}
+}
+
+// begin starts to receive a PDU with a large data segment into its place: b is what has come of it.
+func (c *conn) begin(h *pdu.Header, b []byte) {
+	in := &c.in
+	*in = incoming{header: *h, total: pdu.Pad(h.DataLen())}
+	if n := h.AHSLen(); n != 0 {
+		in.ahs = append(in.ahs, b[pdu.HeaderLen:pdu.HeaderLen+n]...)
+	}
+	n := h.DataLen()
+	l := c.l
+	dst, task, wanted := c.se.s.Place(h)
+	switch {
+	case dst != nil:
+		in.dst, in.task = dst, task.Ref.(*record)
+		in.task.placing++
+	case wanted:
+		if in.buf = l.pool.Get(n); in.buf != nil {
+			in.dst = in.buf.B
+			break
+		}
+		if h.Opcode() != pdu.OpSCSICommand {
+			c.lost(fmt.Sprintf("no memory for %v of %d bytes", h.Opcode(), n))
+			return
+		}
+		fallthrough
+	default:
+		// The data is read and dropped; the command that it belongs to is answered TASK SET FULL, or was answered.
+		if l.scratch == nil {
+			l.scratch = make([]byte, c.c.MaxDataSegment())
+		}
+		in.dst, in.lost = l.scratch[:n], true
+	}
+	part := b[pdu.HeaderLen+h.AHSLen():]
+	copy(in.dst, part)
+	in.got = len(part)
+}
+
+// receiveInto goes on with such a PDU: what is missing of it to its place, what follows it into the slab.
+func (c *conn) receiveInto() (more bool) {
+	in := &c.in
+	slab := c.l.slab
+	vec := c.l.vec[:0]
+	missing := in.total - in.got
+	if left := in.dst[min(in.got, len(in.dst)):]; len(left) != 0 {
+		vec = append(vec, unix.Iovec{Base: &left[0], Len: uint64(len(left))})
+	}
+	if n := in.total - max(in.got, len(in.dst)); n != 0 {
+		vec = append(vec, unix.Iovec{Base: &c.l.pad[0], Len: uint64(n)})
+	}
+	vec = append(vec, unix.Iovec{Base: &slab[0], Len: uint64(len(slab))})
+	n, err := recvVec(c.fd, vec)
+	if !c.received(n, err) {
+		return false
+	}
+	in.got += min(n, missing)
+	if in.got < in.total {
+		c.l.ev.Spend(1) // so that the loop looks again before it asks epoll
+		return false
+	}
+	c.finish()
+	if c.dead || n == missing {
+		return false
+	}
+	return c.handleAll(slab[:n-missing]) || n-missing == len(slab) && !c.dead
+}
+
+// finish hands over the PDU that is complete now.
+func (c *conn) finish() {
+	l := c.l
+	in := c.in
+	c.in = incoming{}
+	l.gift, l.overBudget = in.buf, in.lost
+	if in.task != nil && !in.task.aborted {
+		in.task.placing--
+		in.task = nil
+	}
+	c.handle(&in.header, in.ahs, in.dst)
+	if l.gift != nil {
+		l.pool.Put(l.gift)
+	}
+	l.gift, l.overBudget = nil, false
+	if in.task != nil {
+		l.unplace(in.task) // aborted meanwhile: its buffer was kept for what was still coming
+	}
+}
+
+// lost ends the connection, and with it at error recovery level 0 the session.
+func (c *conn) lost(why string) {
+	if c.dead {
+		return
+	}
+	c.dead = true
+	l := c.l
+	l.s.log.Debug("connection closed", "conn", c.name, "why", why)
+	l.ev.Remove(c.id)
+	unix.Close(c.fd)
+	c.fd = -1
+	for i := c.out.head; i < len(c.out.q); i++ {
+		l.drop(&c.out.q[i])
+	}
+	c.out = outQueue{}
+	if c.rest != nil {
+		l.pool.Put(c.rest)
+		c.rest = nil
+	}
+	if c.in.buf != nil {
+		l.pool.Put(c.in.buf)
+	}
+	if t := c.in.task; t != nil {
+		l.unplace(t)
+	}
+	c.in = incoming{}
+	clear(c.waiting)
+	c.waiting = nil
+	acts, last := c.se.s.ConnLost(c.c, l.takeActs())
+	l.perform(acts)
+	if last && !c.se.keep {
+		l.endSession(c.se)
+	}
+}
+
+// recv reads from a non-blocking socket. Raw: it cannot sleep.
+func recv(fd int, b []byte) (int, error) {
+	for {
+		n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
+		switch e {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, e
+		}
+	}
+}
+
+func recvVec(fd int, vec []unix.Iovec) (int, error) {
+	for {
+		n, _, e := unix.RawSyscall(unix.SYS_READV, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(vec))), uintptr(len(vec)))
+		switch e {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, e
+		}
+	}
+}
+
+func (c *conn) String() string { return fmt.Sprintf("connection %d of %s", c.c.CID, c.name) }

@@ -1,0 +1,309 @@
+package target
+
+import (
+	"bufio"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/session"
+	"github.com/lunar-iscsi/lunar/session/login"
+	"github.com/lunar-iscsi/lunar/session/pdu"
+	"github.com/lunar-iscsi/lunar/target/evloop"
+	"golang.org/x/sys/unix"
+)
+
+// maxHandover bounds the bytes that are read ahead of the end of a login and handed to the loop: what a reader's buffer
+// holds.
+const maxHandover = 16 << 10
+
+// A greeter serves one connection until it is logged in, on a goroutine of its own that ends with the login or with the
+// discovery session.
+type greeter struct {
+	s      *Server
+	nc     net.Conn
+	r      *bufio.Reader
+	from   netip.AddrPort
+	local  netip.AddrPort
+	statSN pdu.SN
+	acts   []session.Action
+	out    []byte
+}
+
+// serveLogin owns nc and closes it, unless a loop has taken its descriptor over.
+func (s *Server) serveLogin(nc net.Conn, from netip.AddrPort) {
+	g := &greeter{s: s, nc: nc, from: from, local: addrPort(nc.LocalAddr()), r: bufio.NewReaderSize(nc, maxHandover)}
+	defer nc.Close()
+	if err := g.run(); err != nil {
+		s.log.Info("login failed", "from", from, "error", err)
+	}
+}
+
+func (g *greeter) run() error {
+	g.nc.SetDeadline(time.Now().Add(g.s.cfg.LoginTimeout))
+	n := login.NewNegotiator(&g.s.cfg.Login, policy{g.s}, rand.Reader, portalGroup)
+	first := true
+	for {
+		h, data, err := g.read(n.MaxDataSegment())
+		if err != nil {
+			if first && errors.Is(err, io.EOF) {
+				return nil // a port scan, or a health check
+			}
+			return fmt.Errorf("%s: %w", who(n), err)
+		}
+		if first {
+			g.statSN = h.ExpStatSN()
+			first = false
+		}
+		resp := n.Received(h, data)
+		if resp.Drop {
+			return fmt.Errorf("%s: %w", who(n), resp.Err)
+		}
+		if resp.Final {
+			return g.finish(n.Result(), &resp)
+		}
+		resp.Header.SetWindow(h.CmdSN(), h.CmdSN()) // login requests are immediate: no command yet
+		if err := g.write(&resp.Header, resp.Data, true); err != nil {
+			return fmt.Errorf("%s: %w", who(n), err)
+		}
+		if resp.Status != pdu.LoginSuccess {
+			return fmt.Errorf("%s: status %04Xh: %w", who(n), uint16(resp.Status), resp.Err)
+		}
+	}
+}
+
+func who(n *login.Negotiator) string {
+	r := n.Result()
+	if r.InitiatorName == "" {
+		return "an initiator that has not named itself"
+	}
+	return fmt.Sprintf("initiator %q to target %q", r.InitiatorName, r.TargetName)
+}
+
+// read reads one PDU whose data segment may have up to limit bytes.
+func (g *greeter) read(limit int) (*pdu.Header, []byte, error) {
+	var h pdu.Header
+	if _, err := io.ReadFull(g.r, h[:]); err != nil {
+		return nil, nil, err
+	}
+	if n := h.DataLen(); n > limit {
+		return nil, nil, fmt.Errorf("%v with a data segment of %d bytes, more than %d", h.Opcode(), n, limit)
+	}
+	body := make([]byte, h.AHSLen()+pdu.Pad(h.DataLen()))
+	if _, err := io.ReadFull(g.r, body); err != nil {
+		return nil, nil, err
+	}
+	data := body[h.AHSLen():][:h.DataLen()]
+	if t := g.s.cfg.Trace.PDU; t != nil {
+		t(g.from.String(), "rx", pdu.Describe(&h, body[:h.AHSLen()], data))
+	}
+	return &h, data, nil
+}
+
+// write sends one PDU; numbered says that it takes a StatSN here rather than from a session.
+func (g *greeter) write(h *pdu.Header, data []byte, numbered bool) error {
+	h.SetDataLen(len(data))
+	if numbered {
+		h.SetStatSN(g.statSN)
+		g.statSN++
+	}
+	if t := g.s.cfg.Trace.PDU; t != nil {
+		t(g.from.String(), "tx", pdu.Describe(h, nil, data))
+	}
+	g.out = append(append(g.out[:0], h[:]...), data...)
+	g.out = append(g.out, zeroes[:pdu.Pad(len(data))-len(data)]...)
+	_, err := g.nc.Write(g.out)
+	return err
+}
+
+// finish does the end of a login that succeeded.
+func (g *greeter) finish(res login.Result, resp *login.Response) error {
+	if res.Type == login.Discovery {
+		return g.discovery(res, resp)
+	}
+	t := g.s.table.Load().byName[res.TargetName]
+	if t == nil {
+		return g.refuse(resp, pdu.TargetRemoved, "the target was removed meanwhile")
+	}
+	fd, err := g.descriptor()
+	if err != nil {
+		return g.refuse(resp, pdu.OutOfResources, err.Error())
+	}
+	ahead, _ := g.r.Peek(g.r.Buffered())
+	status, err := t.admit(g, fd, res, resp, ahead)
+	if err != nil {
+		unix.Close(fd)
+		return g.refuse(resp, status, err.Error())
+	}
+	return nil
+}
+
+// refuse turns a final response into a failure.
+func (g *greeter) refuse(resp *login.Response, status pdu.LoginStatus, why string) error {
+	h := resp.Header
+	lr := (*pdu.LoginResp)(&h)
+	lr.Init(h.ITT(), [6]byte(h[8:14]), 0, status, false, false, lr.CSG(), 0, 0)
+	if err := g.write(&h, nil, true); err != nil {
+		return err
+	}
+	return fmt.Errorf("status %04Xh: %s", uint16(status), why)
+}
+
+// descriptor duplicates the connection's descriptor. File() would clear O_NONBLOCK on the description that both
+// share.
+func (g *greeter) descriptor() (int, error) {
+	tc, ok := g.nc.(*net.TCPConn)
+	if !ok {
+		return -1, errors.New("not a TCP connection")
+	}
+	rc, err := tc.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd, dupErr := -1, error(nil)
+	err = rc.Control(func(raw uintptr) {
+		fd, dupErr = unix.FcntlInt(raw, unix.F_DUPFD_CLOEXEC, 0)
+	})
+	if err == nil {
+		err = dupErr
+	}
+	return fd, err
+}
+
+// admit makes a session of a login, or of the session that it reinstates a connection of (RFC 7143 §6.3.5, §6.3.6): one
+// critical section on the target's loop. The final response goes out from there.
+func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Response, ahead []byte) (pdu.LoginStatus, error) {
+	l := t.l
+	l.ev.Lock()
+	defer l.ev.Unlock()
+	defer l.ev.Wake()
+	if l.closed || !t.ready.Load() {
+		return pdu.TargetRemoved, errors.New("the target is going away")
+	}
+	nexus := sam.Nexus{Initiator: res.InitiatorName, ISID: res.ISID, Target: t.name, PortGroup: portalGroup}
+	se := t.byNexus[nexus]
+	switch {
+	case res.TSIH != 0 && (se == nil || se.s.TSIH != res.TSIH):
+		return pdu.SessionDoesNotExist, fmt.Errorf("TSIH %d is not this initiator port's", res.TSIH)
+	case res.TSIH != 0:
+		old := se.conn(res.CID)
+		if old == nil {
+			return pdu.TooManyConnections, errors.New("a second connection of a session; one is allowed")
+		}
+		l.s.log.Info("connection reinstatement", "conn", old.name, "from", g.from)
+		se.keep = true
+		old.lost("the initiator has reinstated it from " + g.from.String())
+		se.keep = false
+		if se.ended {
+			return pdu.SessionDoesNotExist, errors.New("the session ended meanwhile")
+		}
+	default:
+		if se != nil {
+			t.flaps.note(l.s.log, nexus, se.from, g.from, l.s.group.Clock())
+			l.dropSession(se, "the initiator has reinstated the session from "+g.from.String())
+		}
+		if n := l.s.sessions.Load(); n >= int64(l.s.cfg.MaxSessions) {
+			return pdu.OutOfResources, fmt.Errorf("%d sessions, the limit", n)
+		}
+		se = l.newSession(t, nexus, res)
+	}
+	se.from = g.from
+	c := &conn{l: l, se: se, fd: fd, name: res.InitiatorName + "@" + g.from.String(), local: g.local}
+	id, err := l.ev.Add(fd, c, evloop.Readable)
+	if err != nil {
+		l.endSession(se)
+		return pdu.OutOfResources, err
+	}
+	c.id = id
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	c.c = se.s.AddConn(res.CID, g.statSN, l.s.group.Clock())
+	c.c.Ref = c
+	resp.Header.SetDataLen(len(resp.Data))
+	(*pdu.LoginResp)(&resp.Header).SetTSIH(se.s.TSIH)
+	c.queue(&session.Action{Kind: session.Send, Conn: c.c, Header: resp.Header, Data: resp.Data}, nil)
+	se.arm()
+	if len(ahead) != 0 {
+		c.setRest(ahead)
+		c.whole = true
+	}
+	if !c.dead {
+		l.ev.Poke(id)
+	}
+	l.s.log.Info("login", "conn", c.name, "target", t.name, "tsih", se.s.TSIH, "user", res.AuthUser)
+	return pdu.LoginSuccess, nil
+}
+
+func (s *sess) conn(cid uint16) *conn {
+	for _, c := range s.s.Conns() {
+		if c.CID == cid {
+			return c.Ref.(*conn)
+		}
+	}
+	return nil
+}
+
+// newSession makes a session with a handle of its own.
+func (l *loop) newSession(t *Target, nexus sam.Nexus, res login.Result) *sess {
+	var tsih uint16
+	for tsih == 0 || t.sessions[tsih] != nil {
+		tsih = uint16(l.s.tsih.Add(1))
+	}
+	se := &sess{t: t, user: res.AuthUser, luns: map[sam.LUN]*lunNexus{},
+		s: session.New(nexus, tsih, login.Normal, res.Params, res.CmdSN, l.s.cfg.Limit, &l.tasks)}
+	se.timer.F = se.tick
+	t.sessions[tsih] = se
+	t.byNexus[nexus] = se
+	l.s.sessions.Add(1)
+	return se
+}
+
+// discovery serves a discovery session to its end (RFC 7143 §4.3): text, NOPs and logout, with the same state machine
+// as a normal session, on this goroutine.
+func (g *greeter) discovery(res login.Result, resp *login.Response) error {
+	g.nc.SetDeadline(time.Now().Add(g.s.cfg.DiscoveryTime))
+	nexus := sam.Nexus{Initiator: res.InitiatorName, ISID: res.ISID, PortGroup: portalGroup}
+	lim := g.s.cfg.Limit
+	lim.NOPInterval = -1
+	var tsih uint16
+	for tsih == 0 {
+		tsih = uint16(g.s.tsih.Add(1))
+	}
+	s := session.New(nexus, tsih, login.Discovery, res.Params, res.CmdSN, lim, &session.Pool{})
+	c := s.AddConn(res.CID, g.statSN, 0)
+	(*pdu.LoginResp)(&resp.Header).SetTSIH(tsih)
+	c.Stamp(&resp.Header)
+	if err := g.write(&resp.Header, resp.Data, false); err != nil {
+		return err
+	}
+	for {
+		h, data, err := g.read(c.MaxDataSegment())
+		if err != nil {
+			return nil // it has seen enough
+		}
+		acts := s.Received(c, 0, h, nil, data, g.acts[:0])
+		for i := 0; i < len(acts); i++ {
+			a := &acts[i]
+			switch a.Kind {
+			case session.SendTargets:
+				if keys, ok := g.s.table.Load().sendTargets(a.Name, "", g.local); ok {
+					acts = s.TextReply(keys, acts)
+				} else {
+					acts = s.TextRefuse(acts)
+				}
+			case session.Send, session.SendUrgent:
+				c.Stamp(&a.Header)
+				if err := g.write(&a.Header, a.Data, false); err != nil {
+					return nil
+				}
+			case session.Close, session.Drop:
+				return nil
+			}
+		}
+		g.acts = acts
+	}
+}

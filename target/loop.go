@@ -1,0 +1,294 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/scsi"
+	"github.com/lunar-iscsi/lunar/session"
+	"github.com/lunar-iscsi/lunar/target/evloop"
+	"golang.org/x/sys/unix"
+)
+
+// Sizes of what belongs to a loop.
+const (
+	// slabSize is the receive buffer that all connections of a loop share: one read takes this much. Small enough to stay
+	// in the second-level cache, large enough for a full window of 4 KiB writes.
+	slabSize = 256 << 10
+	// placeMin is the data segment from which an incomplete PDU is received straight into its place rather than
+	// kept and completed in the slab.
+	placeMin = 16 << 10
+	// inPlaceMax is the largest READ that is read into the output stream itself. Above it a pooled buffer goes out by
+	// writev, which costs one more vector and saves reserving room that a slow connection would keep.
+	inPlaceMax = 64 << 10
+	// flushBytes is how much output gathers before it is sent although more requests wait: what was read into the
+	// cache is sent out of it.
+	flushBytes = 256 << 10
+)
+
+// A loop is one event loop with everything that its targets share. All of it but cq is touched on the loop's
+// goroutine or with ev's lock held.
+type loop struct {
+	s       *Server
+	ev      *evloop.Loop
+	pool    *evloop.Pool
+	tasks   session.Pool
+	targets []*Target
+	closed  bool
+
+	slab       []byte
+	scratch    []byte // where data goes that no buffer could be had for
+	arena      *arena // output under construction
+	spare      *arena
+	acts       []session.Action // see takeActs
+	vec        [maxVec + 2]unix.Iovec
+	pad        [4]byte
+	gift       *evloop.Buf // holds the immediate data of the command being begun; whoever takes it clears it
+	overBudget bool        // that data was dropped for want of memory
+	dirty      []*conn     // have output to send
+	kicks      []*unit     // have submitted something
+	done       []*record   // commands that ended in the background, in order
+	inLU       *scsi.LU    // set while its code runs: a panic then takes it offline
+	shared     map[any]io.Closer
+
+	cq struct {
+		sync.Mutex
+		ready []*backstore.Request
+		spare []*backstore.Request
+	}
+}
+
+func (s *Server) newLoop(name string) (*loop, error) {
+	l := &loop{s: s, slab: make([]byte, slabSize), shared: map[any]io.Closer{}}
+	ev, err := s.group.NewLoop(evloop.Config{Name: name, Spin: s.cfg.Spin, MaxTurn: s.cfg.MaxTurn, Panic: l.panicked}, l)
+	if err != nil {
+		return nil, err
+	}
+	ev.Lock()
+	l.ev = ev
+	l.pool = evloop.NewPool(ev, s.budget, 0)
+	l.tasks.NewRef = func(t *session.Task) any { return &record{task: t} }
+	ev.Unlock()
+	s.loops = append(s.loops, l)
+	return l, nil
+}
+
+// Complete is backstore.Completer's: it may be called from any goroutine.
+func (l *loop) Complete(r *backstore.Request) {
+	l.cq.Lock()
+	l.cq.ready = append(l.cq.ready, r)
+	first := len(l.cq.ready) == 1
+	l.cq.Unlock()
+	if first {
+		l.ev.Wake()
+	}
+}
+
+// Woken is evloop.Handler's: stores have completed requests, or the admin plane left work.
+func (l *loop) Woken() {
+	l.cq.Lock()
+	ready := l.cq.ready
+	l.cq.ready = l.cq.spare[:0]
+	l.cq.Unlock()
+	for i, r := range ready {
+		ready[i] = nil
+		l.inLU = scsi.UnitOf(r)
+		scsi.Completed(r)
+		l.inLU = nil
+	}
+	l.cq.Lock()
+	l.cq.spare = ready[:0]
+	l.cq.Unlock()
+	l.settle()
+}
+
+// Done is scsi.Host's: a command that was pending has ended. It is dealt with by settle, outside the LU's code.
+func (l *loop) Done(c *scsi.Command) {
+	l.done = append(l.done, c.Owner.(*record))
+}
+
+// settle answers what has ended in the background. Answering may let further commands go on, which end at once and
+// queue up here too.
+func (l *loop) settle() {
+	for i := 0; i < len(l.done); i++ {
+		r := l.done[i]
+		l.done[i] = nil
+		l.ended(r)
+	}
+	l.done = l.done[:0]
+}
+
+// EndTurn is evloop.Handler's: stores get their batch, connections their output.
+func (l *loop) EndTurn() {
+	if len(l.done) != 0 {
+		l.settle()
+	}
+	l.kick()
+	for i := 0; i < len(l.dirty); i++ {
+		c := l.dirty[i]
+		l.dirty[i] = nil
+		c.isDirty = false
+		c.flush()
+	}
+	l.dirty = l.dirty[:0]
+}
+
+func (l *loop) kick() {
+	for i, u := range l.kicks {
+		l.kicks[i] = nil
+		u.kicks = false
+		l.inLU = u.lu
+		u.lu.Kick()
+		l.inLU = nil
+	}
+	l.kicks = l.kicks[:0]
+}
+
+// panicked is evloop's: the connection that it came from is lost, and an LU whose code was running goes offline rather
+// than on with half-changed state.
+func (l *loop) panicked(v any, stack []byte) {
+	lu := l.inLU
+	l.inLU = nil
+	c, _ := l.ev.Current().(*conn)
+	name := ""
+	if c != nil {
+		name = c.name
+	}
+	l.s.log.Warn("a fault in lunar itself; the connection is dropped", "conn", name, "lu_offline", lu != nil, "panic", fmt.Sprint(v), "stack", string(stack))
+	if lu != nil {
+		lu.SetOffline("a fault in its code")
+	}
+	l.acts = nil
+	if c != nil && !c.dead {
+		c.lost("a fault in lunar itself")
+	}
+}
+
+// Watch is backstore.Loop's.
+func (l *loop) Watch(fd int, ready func()) (func(), error) {
+	w := &watch{ready: ready}
+	id, err := l.ev.Add(fd, w, evloop.Readable)
+	if err != nil {
+		return nil, err
+	}
+	return func() { l.ev.Remove(id) }, nil
+}
+
+type watch struct{ ready func() }
+
+// Ready is evloop.Pollable's.
+func (w *watch) Ready(evloop.Events) bool {
+	w.ready()
+	return false
+}
+
+// Shared is backstore.Loop's.
+func (l *loop) Shared(key any, make func(backstore.Loop) (io.Closer, error)) (io.Closer, error) {
+	if v, ok := l.shared[key]; ok {
+		return v, nil
+	}
+	v, err := make(l)
+	if err == nil {
+		l.shared[key] = v
+	}
+	return v, err
+}
+
+func (l *loop) askLogoutLocked() {
+	for _, t := range l.targets {
+		for _, s := range t.sessions {
+			l.perform(s.s.AskLogout(l.s.group.Clock(), l.takeActs()))
+			s.arm()
+		}
+	}
+}
+
+func (l *loop) dropAllLocked(why string) {
+	for _, t := range l.targets {
+		for _, s := range t.sessions {
+			l.dropSession(s, why)
+		}
+	}
+}
+
+// abortUnitLocked aborts every command of lu, on all its sessions, without an answer.
+func (l *loop) abortUnitLocked(lu *scsi.LU) {
+	for _, t := range l.targets {
+		for _, s := range t.sessions {
+			l.perform(s.s.AbortTasks(nil, func(task *session.Task) bool { return task.Ref.(*record).lu() == lu }, l.takeActs()))
+		}
+	}
+}
+
+// closePoll is how often closeUnit looks whether the last request of a store has ended.
+const closePoll = 5 * time.Millisecond
+
+// closeUnit detaches and closes a unit's store once nothing of it is in flight. It is called without the lock.
+func (l *loop) closeUnit(ctx context.Context, u *unit) error {
+	if u.store == nil {
+		return nil
+	}
+	tick := time.NewTicker(closePoll)
+	defer tick.Stop()
+	idle := func() bool {
+		l.ev.Lock()
+		defer l.ev.Unlock()
+		l.kick()
+		if u.lu.InFlight() != 0 {
+			return false
+		}
+		if a, ok := u.store.(backstore.Attacher); ok {
+			a.Detach()
+		}
+		return true
+	}
+	for !idle() {
+		select {
+		case <-ctx.Done():
+			err := u.store.Close(ctx) // answers busy: the store is orphaned, and ends with its last request
+			return err
+		case <-tick.C:
+		}
+	}
+	return u.store.Close(ctx)
+}
+
+// close ends the loop and closes the stores of its targets.
+func (l *loop) close(ctx context.Context) error {
+	l.ev.Lock()
+	if l.closed {
+		l.ev.Unlock()
+		return nil
+	}
+	l.closed = true
+	l.dropAllLocked("the server is closing")
+	var units []*unit
+	for _, t := range l.targets {
+		for _, e := range t.luns {
+			if !slices.Contains(units, e.unit) {
+				units = append(units, e.unit)
+			}
+		}
+		t.luns = nil
+	}
+	l.ev.Unlock()
+	l.ev.Wake()
+	var errs []error
+	for _, u := range units {
+		errs = append(errs, l.closeUnit(ctx, u))
+	}
+	l.ev.Lock()
+	for _, c := range l.shared {
+		errs = append(errs, c.Close())
+	}
+	l.shared = map[any]io.Closer{}
+	l.ev.Unlock()
+	errs = append(errs, l.ev.Close())
+	return errors.Join(errs...)
+}

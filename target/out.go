@@ -1,0 +1,341 @@
+package target
+
+import (
+	"unsafe"
+
+	"github.com/lunar-iscsi/lunar/session"
+	"github.com/lunar-iscsi/lunar/session/pdu"
+	"github.com/lunar-iscsi/lunar/target/evloop"
+	"golang.org/x/sys/unix"
+)
+
+// arenaSize is how much output is built in one piece: a full window of 4 KiB reads and their headers, twice.
+const arenaSize = 1 << 20
+
+// An arena is memory in which headers, and data that a store read straight to its place, follow each other as they go
+// out. It is reused from the start as soon as nothing in it waits to be sent.
+type arena struct {
+	b    []byte
+	pos  int
+	refs int // queued PDUs that lie in it
+}
+
+// room returns the current arena with n free bytes.
+func (l *loop) room(n int) *arena {
+	a := l.arena
+	if a != nil {
+		if a.refs == 0 {
+			a.pos = 0
+		}
+		if len(a.b)-a.pos >= n {
+			return a
+		}
+	}
+	if a = l.spare; a != nil {
+		l.spare = nil
+		a.pos = 0
+	} else {
+		a = &arena{b: make([]byte, arenaSize)}
+	}
+	l.arena = a
+	return a
+}
+
+// release says that a queued PDU no longer needs a.
+func (l *loop) release(a *arena) {
+	a.refs--
+	if a.refs == 0 && a != l.arena {
+		l.spare = a
+	}
+}
+
+// An outPDU is one PDU that waits to be sent: a header in an arena, and its data either right behind it or in a
+// buffer of its own.
+type outPDU struct {
+	a    *arena
+	head []byte      // from the header on, what lies contiguously in the arena
+	data []byte      // the rest, elsewhere; the pad comes from zeroes
+	buf  *evloop.Buf // of data; released when the PDU has been sent
+	own  *evloop.Buf // of heads that keepSmall moved; likewise
+}
+
+func (p *outPDU) size() int { return len(p.head) + pdu.Pad(len(p.data)) }
+
+// zeroes is what pads are made of.
+var zeroes [4]byte
+
+// An outQueue is a connection's stream of PDUs.
+type outQueue struct {
+	q       []outPDU
+	head    int // of q
+	sent    int // bytes of q[head] that are sent
+	stamped int // of q, from head on
+	bytes   int // unsent
+}
+
+func (o *outQueue) len() int { return len(o.q) - o.head }
+
+// push appends p; an urgent PDU goes ahead of what has no sequence number yet.
+func (o *outQueue) push(p outPDU, urgent bool) {
+	o.bytes += p.size()
+	o.q = append(o.q, p)
+	if urgent {
+		at := o.head + o.stamped
+		copy(o.q[at+1:], o.q[at:len(o.q)-1])
+		o.q[at] = p
+	}
+}
+
+// queue puts one PDU that the session asked for into the stream. For a Data-In of r whose data the store read to its place,
+// only the header remains to be filled in.
+func (c *conn) queue(act *session.Action, r *record) {
+	if c.dead {
+		return
+	}
+	l := c.l
+	p := outPDU{}
+	n := len(act.Data)
+	switch {
+	case r != nil && r.place != nil && n != 0 && unsafe.SliceData(act.Data) == unsafe.SliceData(r.place[pdu.HeaderLen:]):
+		p.a = r.placeIn
+		end := pdu.HeaderLen + pdu.Pad(n)
+		p.head = r.place[:end]
+		clear(p.head[pdu.HeaderLen+n:])
+		copy(p.head, act.Header[:])
+		r.place = nil
+	case act.Kind == session.SendData:
+		p.a = l.room(pdu.HeaderLen)
+		p.head = p.a.b[p.a.pos : p.a.pos+pdu.HeaderLen]
+		p.a.pos += pdu.HeaderLen
+		copy(p.head, act.Header[:])
+		p.data = act.Data
+		if (*pdu.DataIn)(&act.Header).HasStatus() && r != nil {
+			p.buf, r.buf = r.buf, nil // the last Data-In takes the buffer with it
+		}
+	default:
+		end := pdu.HeaderLen + pdu.Pad(n)
+		if end > arenaSize {
+			c.lost("a response that is too long")
+			return
+		}
+		p.a = l.room(end)
+		p.head = p.a.b[p.a.pos : p.a.pos+end]
+		p.a.pos += end
+		copy(p.head, act.Header[:])
+		copy(p.head[pdu.HeaderLen:], act.Data)
+		clear(p.head[pdu.HeaderLen+n:])
+		pdu.HeaderAt(p.head).SetDataLen(n)
+	}
+	p.a.refs++
+	c.out.push(p, act.Kind == session.SendUrgent)
+	if c.out.len() > l.s.cfg.MaxQueuedPDUs {
+		c.lost("it does not read: too many responses wait for it")
+		return
+	}
+	c.mark()
+}
+
+// mark puts c on the list of those that have something to send.
+func (c *conn) mark() {
+	if !c.isDirty && !c.blocked {
+		c.isDirty = true
+		c.l.dirty = append(c.l.dirty, c)
+	}
+}
+
+// maxVec is how many pieces one system call sends.
+const maxVec = 64
+
+// flush sends what waits, as far as the socket takes it.
+func (c *conn) flush() {
+	for !c.dead && c.out.len() > 0 {
+		n, want, err := c.sendBatch()
+		if err == unix.EAGAIN {
+			c.keepSmall()
+			c.wantWrite(true)
+			return
+		}
+		if err != nil {
+			c.lost("sending: " + err.Error())
+			return
+		}
+		c.out.advance(c.l, n)
+		if n < want {
+			continue // the next try finds EAGAIN, or room that has come meanwhile
+		}
+	}
+	if c.dead {
+		return
+	}
+	c.wantWrite(false)
+	if c.closeWhy != "" {
+		c.lost(c.closeWhy)
+		return
+	}
+	c.resume()
+}
+
+// sendBatch sends up to maxVec pieces with one system call. Sequence numbers are given here, where a PDU takes its final
+// place in the stream.
+func (c *conn) sendBatch() (n, want int, err error) {
+	o := &c.out
+	vec := c.l.vec[:0]
+	skip := o.sent
+	for i := o.head; i < len(o.q) && len(vec) < maxVec-2; i++ {
+		p := &o.q[i]
+		if i-o.head >= o.stamped {
+			h := pdu.HeaderAt(p.head)
+			c.c.Stamp(h)
+			o.stamped++
+			if t := c.l.s.cfg.Trace.PDU; t != nil {
+				data := p.data
+				if data == nil {
+					data = p.head[pdu.HeaderLen:][:h.DataLen()]
+				}
+				t(c.name, "tx", pdu.Describe(h, nil, data))
+			}
+		}
+		vec = appendVec(vec, p.head, &skip, &want)
+		if len(p.data) != 0 {
+			vec = appendVec(vec, p.data, &skip, &want)
+			if pad := pdu.Pad(len(p.data)) - len(p.data); pad != 0 {
+				vec = appendVec(vec, zeroes[:pad], &skip, &want)
+			}
+		}
+	}
+	n, err = sendVec(c.fd, vec)
+	return n, want, err
+}
+
+// appendVec adds b, less the skip bytes that are sent already, to vec; what lies right behind the last piece
+// lengthens that.
+func appendVec(vec []unix.Iovec, b []byte, skip, want *int) []unix.Iovec {
+	if *skip >= len(b) {
+		*skip -= len(b)
+		return vec
+	}
+	b = b[*skip:]
+	*skip = 0
+	*want += len(b)
+	if n := len(vec); n > 0 {
+		last := &vec[n-1]
+		if unsafe.Add(unsafe.Pointer(last.Base), last.Len) == unsafe.Pointer(unsafe.SliceData(b)) {
+			last.Len += uint64(len(b))
+			return vec
+		}
+	}
+	return append(vec, unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))})
+}
+
+// sendVec sends vec on a non-blocking socket. Raw: it cannot sleep.
+func sendVec(fd int, vec []unix.Iovec) (int, error) {
+	for {
+		var n uintptr
+		var e unix.Errno
+		if len(vec) == 1 {
+			n, _, e = unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(vec[0].Base)), uintptr(vec[0].Len), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)
+		} else {
+			msg := unix.Msghdr{Iov: unsafe.SliceData(vec), Iovlen: uint64(len(vec))}
+			n, _, e = unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+		}
+		switch e {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, e
+		}
+	}
+}
+
+// advance forgets n sent bytes.
+func (o *outQueue) advance(l *loop, n int) {
+	o.bytes -= n
+	o.sent += n
+	for o.head < len(o.q) {
+		p := &o.q[o.head]
+		size := p.size()
+		if o.sent < size {
+			break
+		}
+		o.sent -= size
+		l.drop(p)
+		o.head++
+		o.stamped--
+	}
+	if o.head == len(o.q) {
+		o.q, o.head = o.q[:0], 0
+		if cap(o.q) > keepQueue {
+			o.q = nil
+		}
+	}
+}
+
+// keepQueue is the longest queue whose memory an idle connection keeps, in PDUs: none of what a burst needed.
+const keepQueue = 256
+
+// drop releases what a queued PDU holds.
+func (l *loop) drop(p *outPDU) {
+	if p.a != nil {
+		l.release(p.a)
+	}
+	if p.buf != nil {
+		l.pool.Put(p.buf)
+	}
+	if p.own != nil {
+		l.pool.Put(p.own)
+	}
+	*p = outPDU{}
+}
+
+// keepSmall moves what a slow connection keeps of the loop's arena to a buffer of its own, if it is little, so that the arena is not
+// pinned by it.
+func (c *conn) keepSmall() {
+	o := &c.out
+	var only *arena
+	n := 0
+	for i := o.head; i < len(o.q); i++ {
+		p := &o.q[i]
+		if p.a == nil || only != nil && p.a != only {
+			continue
+		}
+		only = p.a
+		n += len(p.head)
+	}
+	if only == nil || only != c.l.arena || n > arenaSize/4 {
+		return
+	}
+	b := c.l.pool.Get(n)
+	if b == nil {
+		return
+	}
+	at := 0
+	var last *outPDU
+	for i := o.head; i < len(o.q); i++ {
+		p := &o.q[i]
+		if p.a != only {
+			continue
+		}
+		at += copy(b.B[at:], p.head)
+		p.head = b.B[at-len(p.head) : at]
+		c.l.release(p.a)
+		p.a = nil
+		last = p
+	}
+	last.own = b
+}
+
+// wantWrite asks the loop to tell when the socket takes more, or no longer.
+func (c *conn) wantWrite(on bool) {
+	if c.blocked == on {
+		return
+	}
+	c.blocked = on
+	ev := evloop.Readable
+	if on {
+		ev |= evloop.Writable
+	}
+	if err := c.l.ev.Modify(c.id, ev); err != nil {
+		c.lost(err.Error())
+	}
+}

@@ -1,0 +1,396 @@
+package target
+
+import (
+	"fmt"
+
+	"github.com/lunar-iscsi/lunar/scsi"
+	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/scsi/sense"
+	"github.com/lunar-iscsi/lunar/session"
+	"github.com/lunar-iscsi/lunar/session/pdu"
+	"github.com/lunar-iscsi/lunar/target/evloop"
+)
+
+// A record is what the target keeps of one task, beside the session's Task; the two are pooled together.
+type record struct {
+	task *session.Task
+	cmd  scsi.Command
+	conn *conn
+	ln   *lunNexus
+
+	buf     *evloop.Buf // of data, in or out; nil when it lies in the slab, the arena or nowhere
+	place   []byte      // for a READ into the output stream: header and data there, inside placeIn
+	placeIn *arena
+	placing int          // connections that are receiving into buf
+	tmf     *session.TMF // to be told when the command, aborted, has really ended
+	pending bool         // the LU has it
+	aborted bool
+}
+
+func (r *record) lu() *scsi.LU {
+	if r.ln == nil {
+		return nil
+	}
+	return r.ln.lu
+}
+
+// takeActs lends the slice that actions are gathered in. A second borrower, while perform runs, gets none and makes
+// its own.
+func (l *loop) takeActs() []session.Action {
+	a := l.acts
+	l.acts = nil
+	return a
+}
+
+// perform does what a session asks for, in order. Doing may add to the list.
+func (l *loop) perform(acts []session.Action) {
+	for i := 0; i < len(acts); i++ {
+		a := &acts[i]
+		switch a.Kind {
+		case session.Begin:
+			acts = l.begin(a.Task, a.Data, acts)
+		case session.Execute:
+			acts = l.executeCollected(a.Task.Ref.(*record), acts)
+		case session.DataFault:
+			r := a.Task.Ref.(*record)
+			l.giveBuf(r)
+			acts = l.respond(r, session.DataFaultResult(), acts)
+		case session.Send, session.SendUrgent, session.SendData:
+			a.Conn.Ref.(*conn).queue(a, nil)
+		case session.Abort:
+			acts = l.abort(a.Task.Ref.(*record), a.TMF, acts)
+		case session.AbortSet, session.ResetLU, session.ResetTarget:
+			acts = l.reset(a.Kind, a.Conn, a.TMF, a.LUN, acts)
+		case session.SendTargets:
+			acts = l.sendTargets(a.Conn, a.Name, acts)
+		case session.Close:
+			a.Conn.Ref.(*conn).close(a.Name)
+		case session.Drop:
+			l.s.log.Info("connection dropped", "conn", a.Conn.Ref.(*conn).name, "why", a.Name)
+			a.Conn.Ref.(*conn).lost(a.Name)
+		}
+	}
+	clear(acts)
+	l.acts = acts[:0]
+}
+
+// begin starts a command: its CDB is checked, and it is executed where its data is there.
+func (l *loop) begin(t *session.Task, imm []byte, acts []session.Action) []session.Action {
+	r := t.Ref.(*record)
+	c := t.Conn.Ref.(*conn)
+	r.conn = c
+	r.ln = c.se.lookup(t.LUN)
+	cmd := &r.cmd
+	cmd.Nexus, cmd.CDB, cmd.Attr, cmd.OutLen = r.ln.nexus, t.CDB[:], t.Attr, t.OutLen()
+	cmd.Inventory, cmd.Owner = c.se.t, r
+	cmd.Buf, cmd.NoWait = nil, false
+	lu := r.ln.lu
+	l.inLU = lu
+	ok := lu.Prepare(cmd)
+	l.inLU = nil
+	switch {
+	case !ok:
+		return l.complete(r, acts)
+	case l.overBudget:
+		return l.taskSetFull(r, acts)
+	case cmd.Out == 0 && cmd.In == 0:
+		return l.execute(r, acts)
+	case cmd.Out == 0:
+		return l.read(r, acts)
+	case !c.se.s.Begun(t, cmd.Out):
+		if r.buf = l.pool.Get(int(cmd.Out)); r.buf == nil {
+			return l.taskSetFull(r, acts)
+		}
+		return c.se.s.Collect(t, r.buf.B, imm, acts)
+	}
+	// All the data is here: in the slab, or in a buffer that it was received into.
+	cmd.Buf = imm[:cmd.Out]
+	if l.gift != nil {
+		r.buf, l.gift = l.gift, nil
+		return l.execute(r, acts)
+	}
+	cmd.NoWait = true
+	switch l.submit(r) {
+	case scsi.Done:
+		return l.complete(r, acts)
+	case scsi.WouldBlock:
+		// The slab is the loop's: what has to wait takes its data along.
+		if r.buf = l.pool.Get(int(cmd.Out)); r.buf == nil {
+			return l.taskSetFull(r, acts)
+		}
+		copy(r.buf.B, cmd.Buf)
+		cmd.Buf, cmd.NoWait = r.buf.B, false
+		return l.execute(r, acts)
+	}
+	return l.wait(r, acts)
+}
+
+// read executes a command that reads the medium.
+func (l *loop) read(r *record, acts []session.Action) []session.Action {
+	c, cmd := r.conn, &r.cmd
+	n := int(cmd.In)
+	if c.out.bytes >= l.s.cfg.MaxBacklog {
+		// The initiator does not take what it has already asked for: this one waits its turn.
+		c.waiting = append(c.waiting, r)
+		c.se.s.Executing(r.task)
+		return acts
+	}
+	if n <= inPlaceMax && n <= c.c.MaxDataIn() {
+		need := pdu.HeaderLen + pdu.Pad(n)
+		a := l.room(need)
+		start := a.pos
+		r.place, r.placeIn = a.b[start:start+need], a
+		a.pos += need
+		a.refs++ // nothing starts the arena anew meanwhile
+		cmd.Buf, cmd.NoWait = r.place[pdu.HeaderLen:pdu.HeaderLen+n], true
+		out := l.submit(r)
+		if out == scsi.Done {
+			acts = l.complete(r, acts)
+		}
+		if out == scsi.WouldBlock && a.pos == start+need {
+			a.pos = start
+		}
+		l.release(a)
+		switch out {
+		case scsi.Done:
+			return acts
+		case scsi.Pending:
+			return l.wait(r, acts)
+		}
+		r.place = nil
+	}
+	if r.buf = l.pool.Get(n); r.buf == nil {
+		return l.taskSetFull(r, acts)
+	}
+	cmd.Buf, cmd.NoWait = r.buf.B, false
+	return l.execute(r, acts)
+}
+
+// executeCollected executes a command whose Data-Out has been collected.
+func (l *loop) executeCollected(r *record, acts []session.Action) []session.Action {
+	r.cmd.Buf, r.cmd.NoWait = r.buf.B, false
+	return l.execute(r, acts)
+}
+
+// execute gives a command to its logical unit, for as long as it takes.
+func (l *loop) execute(r *record, acts []session.Action) []session.Action {
+	if l.submit(r) == scsi.Done {
+		return l.complete(r, acts)
+	}
+	return l.wait(r, acts)
+}
+
+func (l *loop) submit(r *record) scsi.Outcome {
+	lu := r.ln.lu
+	l.inLU = lu
+	out := lu.Execute(&r.cmd)
+	l.inLU = nil
+	return out
+}
+
+// wait leaves a command to its logical unit.
+func (l *loop) wait(r *record, acts []session.Action) []session.Action {
+	r.pending = true
+	r.conn.se.s.Executing(r.task)
+	l.wantKick(r.ln.unit)
+	return acts
+}
+
+func (l *loop) wantKick(u *unit) {
+	if u != nil && !u.kicks {
+		u.kicks = true
+		l.kicks = append(l.kicks, u)
+	}
+}
+
+// ended takes a command that its logical unit has finished after all.
+func (l *loop) ended(r *record) {
+	r.pending = false
+	l.wantKick(r.ln.unit)
+	acts := l.takeActs()
+	if r.aborted {
+		if m := r.tmf; m != nil {
+			r.tmf = nil
+			acts = m.Settled(acts)
+		}
+		l.free(r)
+	} else {
+		acts = l.complete(r, acts)
+	}
+	l.perform(acts)
+}
+
+// complete answers a command that has ended.
+func (l *loop) complete(r *record, acts []session.Action) []session.Action {
+	cmd := &r.cmd
+	if tr := l.s.cfg.Trace.SCSI; tr != nil {
+		tr(r.conn.name, fmt.Sprintf("lun=%v cdb=% x -> %v %x", r.task.LUN, r.task.CDB, cmd.Status, cmd.Sense))
+	}
+	res := session.Result{Status: cmd.Status, Moved: cmd.Out}
+	if cmd.Status == sam.CheckCondition {
+		res.Sense = cmd.Sense
+	}
+	if cmd.Status == sam.Good {
+		res.Data = cmd.Data
+	}
+	return l.respond(r, res, acts)
+}
+
+func (l *loop) taskSetFull(r *record, acts []session.Action) []session.Action {
+	return l.respond(r, session.Result{Status: sam.TaskSetFull}, acts)
+}
+
+// respond hands a result to the session and puts what it sends into the stream at once, since the data lies in
+// memory of the command.
+func (l *loop) respond(r *record, res session.Result, acts []session.Action) []session.Action {
+	c, t := r.conn, r.task
+	from := len(acts)
+	acts = c.se.s.Completed(t, res, acts)
+	for i := from; i < len(acts); i++ {
+		c.queue(&acts[i], r)
+	}
+	acts = acts[:from]
+	if t.Held() {
+		l.giveBuf(r) // the task stays with the session until the last of its data has come
+		return acts
+	}
+	l.free(r)
+	return acts
+}
+
+// giveBuf gives back a record's buffer, or leaves that to the connection that is receiving into it.
+func (l *loop) giveBuf(r *record) {
+	if r.buf != nil && r.placing == 0 {
+		l.pool.Put(r.buf)
+		r.buf = nil
+	}
+}
+
+// unplace says that a connection no longer receives into r's buffer.
+func (l *loop) unplace(r *record) {
+	r.placing--
+	if r.aborted && r.placing == 0 && !r.pending {
+		l.free(r)
+	}
+}
+
+// free returns a record and its task to the pool, unless somebody still writes into its buffer.
+func (l *loop) free(r *record) {
+	if r.placing != 0 {
+		r.aborted = true
+		return
+	}
+	l.giveBuf(r)
+	r.conn, r.ln, r.tmf, r.aborted, r.pending, r.place, r.placeIn = nil, nil, nil, false, false, nil, nil
+	r.cmd.Buf, r.cmd.Data = nil, nil
+	l.tasks.Put(r.task)
+}
+
+// abort takes an aborted task back from wherever it is. A write that a store already has stays in the unit's range index, in
+// doubt, until the store has ended it, and its buffer with it.
+func (l *loop) abort(r *record, m *session.TMF, acts []session.Action) []session.Action {
+	r.aborted = true
+	if r.pending {
+		lu := r.ln.lu
+		l.inLU = lu
+		ended := lu.Abort(&r.cmd)
+		hold := m != nil && !ended && lu.AbortNeedsEnd()
+		l.inLU = nil
+		l.wantKick(r.ln.unit)
+		if !ended {
+			if hold {
+				r.tmf = m // others may write the volume: only the end of the write is enough
+				return acts
+			}
+			if m != nil {
+				acts = m.Settled(acts)
+			}
+			return acts
+		}
+		r.pending = false
+	} else {
+		l.unwait(r)
+	}
+	if m != nil {
+		acts = m.Settled(acts)
+	}
+	l.free(r)
+	return acts
+}
+
+// unwait takes r off its connection's list of reads that wait for room.
+func (l *loop) unwait(r *record) {
+	c := r.conn
+	for i, o := range c.waiting {
+		if o == r {
+			c.waiting = append(c.waiting[:i], c.waiting[i+1:]...)
+			return
+		}
+	}
+}
+
+// resume goes on with reads that waited, now that there is less to send.
+func (c *conn) resume() {
+	l := c.l
+	for len(c.waiting) != 0 && !c.dead && c.out.bytes < l.s.cfg.MaxBacklog/2 {
+		r := c.waiting[0]
+		c.waiting = append(c.waiting[:0], c.waiting[1:]...)
+		l.perform(l.read(r, l.takeActs()))
+	}
+}
+
+// close closes c when everything before has been sent.
+func (c *conn) close(why string) {
+	if c.dead {
+		return
+	}
+	c.closeWhy = why
+	c.mark()
+}
+
+// reset carries out a task management function that reaches beyond one task.
+func (l *loop) reset(kind session.ActionKind, sc *session.Conn, m *session.TMF, lun sam.LUN, acts []session.Action) []session.Action {
+	c := sc.Ref.(*conn)
+	s := c.se.s
+	if kind == session.ResetTarget {
+		for i := range c.se.t.luns {
+			acts = l.resetUnit(c.se.t.luns[i].unit.lu, m, acts)
+		}
+		return s.TMFDone(m, true, acts)
+	}
+	ln := c.se.lookup(lun)
+	if ln.unit == nil {
+		return s.TMFDone(m, false, acts)
+	}
+	if kind == session.ResetLU {
+		acts = l.resetUnit(ln.lu, m, acts)
+	}
+	return s.TMFDone(m, true, acts)
+}
+
+// resetUnit aborts the commands of every nexus at lu and resets it.
+func (l *loop) resetUnit(lu *scsi.LU, m *session.TMF, acts []session.Action) []session.Action {
+	var aborts []session.Action
+	for _, t := range l.targets {
+		for _, se := range t.sessions {
+			aborts = se.s.AbortTasks(m, func(task *session.Task) bool { return task.Ref.(*record).lu() == lu }, aborts)
+		}
+	}
+	for i := range aborts {
+		acts = l.abort(aborts[i].Task.Ref.(*record), m, acts)
+	}
+	l.inLU = lu
+	lu.Reset(sense.DeviceReset)
+	l.inLU = nil
+	return acts
+}
+
+// sendTargets answers SendTargets in a normal session.
+func (l *loop) sendTargets(sc *session.Conn, what string, acts []session.Action) []session.Action {
+	c := sc.Ref.(*conn)
+	keys, ok := l.s.table.Load().sendTargets(what, c.se.t.name, c.local)
+	if !ok {
+		return c.se.s.TextRefuse(acts)
+	}
+	return c.se.s.TextReply(keys, acts)
+}

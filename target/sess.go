@@ -1,0 +1,126 @@
+package target
+
+import (
+	"net/netip"
+
+	"github.com/lunar-iscsi/lunar/scsi"
+	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/session"
+	"github.com/lunar-iscsi/lunar/target/evloop"
+)
+
+// A sess is one normal session of a target: the protocol's state, and what the nexus is at each logical unit. It belongs to
+// the target's loop.
+type sess struct {
+	s     *session.Session
+	t     *Target
+	user  string // CHAP name, or empty
+	from  netip.AddrPort
+	timer evloop.Timer
+	armed int64                 // when the timer fires, while it is set
+	luns  map[sam.LUN]*lunNexus // those that commands have named
+	last  *lunNexus             // the one that the last command named
+	keep  bool                  // a connection of it is being replaced: it outlives the loss of its last one
+	ended bool
+}
+
+// A lunNexus is what one nexus is at one LUN.
+type lunNexus struct {
+	lun   sam.LUN
+	unit  *unit // nil: there is no such LUN
+	lu    *scsi.LU
+	nexus *scsi.NexusLU
+}
+
+// lookup returns the logical unit that lun names for this nexus; for one that is not there, the unit that says so.
+func (s *sess) lookup(lun sam.LUN) *lunNexus {
+	if s.last != nil && s.last.lun == lun {
+		return s.last
+	}
+	ln := s.luns[lun]
+	if ln == nil {
+		ln = s.find(lun)
+		if ln.unit == nil {
+			return ln // not kept: an initiator may ask for any of 2^64
+		}
+		s.luns[lun] = ln
+	}
+	s.last = ln
+	return ln
+}
+
+func (s *sess) find(lun sam.LUN) *lunNexus {
+	if n, ok := lun.Number(); ok {
+		for i := range s.t.luns {
+			if e := &s.t.luns[i]; e.num == n {
+				return &lunNexus{lun: lun, unit: e.unit, lu: e.unit.lu, nexus: e.unit.lu.Attach(s.s.Nexus)}
+			}
+		}
+	}
+	return &lunNexus{lun: lun, lu: s.t.absent}
+}
+
+// relook drops what no longer is as the target's LUN map says.
+func (s *sess) relook() {
+	s.last = nil
+	for lun, ln := range s.luns {
+		if now := s.current(lun); now != ln.unit {
+			ln.lu.Detach(ln.nexus)
+			delete(s.luns, lun)
+		}
+	}
+}
+
+func (s *sess) current(lun sam.LUN) *unit {
+	n, _ := lun.Number()
+	for i := range s.t.luns {
+		if e := &s.t.luns[i]; e.num == n {
+			return e.unit
+		}
+	}
+	return nil
+}
+
+// arm sets the session's timer to when its state machine wants to be called.
+func (s *sess) arm() {
+	next := s.s.NextTick()
+	if next == 0 || s.ended || s.timer.Set() && s.armed <= next {
+		return
+	}
+	s.armed = next
+	s.t.l.ev.SetTimer(&s.timer, next)
+}
+
+func (s *sess) tick(now int64) {
+	l := s.t.l
+	l.perform(s.s.Tick(now, l.takeActs()))
+	s.arm()
+}
+
+// endSession forgets a session whose connections are gone: an I_T nexus loss at its logical units.
+func (l *loop) endSession(s *sess) {
+	if s.ended {
+		return
+	}
+	s.ended = true
+	l.ev.StopTimer(&s.timer)
+	for lun, ln := range s.luns {
+		ln.lu.Detach(ln.nexus)
+		delete(s.luns, lun)
+	}
+	s.last = nil
+	t := s.t
+	delete(t.sessions, s.s.TSIH)
+	if t.byNexus[s.s.Nexus] == s {
+		delete(t.byNexus, s.s.Nexus)
+	}
+	l.s.sessions.Add(-1)
+}
+
+// dropSession closes a session's connections at once.
+func (l *loop) dropSession(s *sess, why string) {
+	for conns := s.s.Conns(); len(conns) != 0; conns = s.s.Conns() {
+		conns[0].Ref.(*conn).lost(why)
+	}
+	l.endSession(s)
+}

@@ -1,0 +1,217 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/scsi"
+	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/session/login"
+)
+
+// TargetConfig says what a new target is. The zero value is a plain target.
+type TargetConfig struct {
+	Alias string // TargetAlias, for people
+	// NoController leaves LUN 0 empty until a disk is put there; otherwise it is tgt's controller.
+	NoController bool
+	// LoopOf puts the target on another target's loop: the two then share one CPU and may export one volume.
+	LoopOf *Target
+}
+
+// A Target is one iSCSI target. Its methods may be called from any goroutine.
+type Target struct {
+	s     *Server
+	l     *loop
+	name  string
+	cfg   TargetConfig
+	ready atomic.Bool
+
+	// Owned by the loop.
+	sessions   map[uint16]*sess // by TSIH
+	byNexus    map[sam.Nexus]*sess
+	luns       []lunEntry // ascending
+	absent     *scsi.LU
+	flaps      flapGuard
+	generation uint64 // of luns; sessions look their LUNs up anew when it changed
+}
+
+// A lunEntry is one row of a target's LUN map.
+type lunEntry struct {
+	lun  sam.LUN
+	num  uint16
+	unit *unit
+}
+
+// A unit is one logical unit with its store.
+type unit struct {
+	lu    *scsi.LU
+	store backstore.Store // nil for the controller
+	kicks bool            // in loop.kicks
+}
+
+// AddTarget makes a target and opens it for logins. name is an iSCSI name (RFC 7143 §4.2.7).
+func (s *Server) AddTarget(name string, cfg TargetConfig) (*Target, error) {
+	norm, err := login.NormalizeName(name)
+	if err != nil {
+		return nil, fmt.Errorf("target %q: %w", name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	if s.table.Load().byName[norm] != nil {
+		return nil, fmt.Errorf("target %s exists already", norm)
+	}
+	var l *loop
+	if cfg.LoopOf != nil {
+		l = cfg.LoopOf.l
+	} else if l, err = s.newLoop(norm); err != nil {
+		return nil, fmt.Errorf("target %s: %w", norm, err)
+	}
+	t := &Target{s: s, l: l, name: norm, cfg: cfg, sessions: map[uint16]*sess{}, byNexus: map[sam.Nexus]*sess{}, absent: scsi.NewAbsent()}
+	l.ev.Lock()
+	l.targets = append(l.targets, t)
+	if !cfg.NoController {
+		u := &unit{lu: scsi.NewController(scsi.ControllerConfig{TargetName: norm, Identity: norm})}
+		t.luns = []lunEntry{{lun: sam.NewLUN(0), unit: u}}
+	}
+	l.ev.Unlock()
+	t.ready.Store(true)
+	s.table.Store(s.table.Load().with(t, nil))
+	return t, nil
+}
+
+// Name returns the target's normalised iSCSI name.
+func (t *Target) Name() string { return t.name }
+
+// Target returns the target of that name, or nil.
+func (s *Server) Target(name string) *Target {
+	norm, err := login.NormalizeName(name)
+	if err != nil {
+		return nil
+	}
+	return s.table.Load().byName[norm]
+}
+
+// AddDisk puts st behind the LUN of number lun, 0 to 16383. The server owns st from then on, also when
+// it returns an error. Sessions see the LUN at once, with a unit attention.
+func (t *Target) AddDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig) error {
+	err := t.addDisk(lun, st, cfg)
+	if err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), t.s.cfg.StoreCloseAfter)
+		defer cancel()
+		err = errors.Join(fmt.Errorf("target %s LUN %d: %w", t.name, lun, err), st.Close(ctx))
+	}
+	return err
+}
+
+func (t *Target) addDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig) error {
+	if lun > sam.MaxFlatLUN {
+		return fmt.Errorf("LUNs go up to %d", sam.MaxFlatLUN)
+	}
+	cfg.TargetName = t.name
+	l := t.l
+	l.ev.Lock()
+	defer l.ev.Unlock()
+	if l.closed {
+		return ErrClosed
+	}
+	i, there := slices.BinarySearchFunc(t.luns, lun, func(e lunEntry, n uint16) int { return int(e.num) - int(n) })
+	if there && t.luns[i].unit.store != nil {
+		return errors.New("the LUN is in use")
+	}
+	if a, ok := st.(backstore.Attacher); ok {
+		if err := a.Attach(l); err != nil {
+			return err
+		}
+	}
+	lu, err := scsi.NewDisk(st, l, cfg)
+	if err != nil {
+		if a, ok := st.(backstore.Attacher); ok {
+			a.Detach()
+		}
+		return err
+	}
+	e := lunEntry{lun: sam.NewLUN(lun), num: lun, unit: &unit{lu: lu, store: st}}
+	if there {
+		t.luns[i] = e // a disk takes the controller's place
+	} else {
+		t.luns = slices.Insert(t.luns, i, e)
+	}
+	t.lunsChangedLocked()
+	return nil
+}
+
+// RemoveLUN takes a LUN away: its commands are aborted, the store is closed. When a request of the store never
+// ends, the store is orphaned and an error of backstore.ClassBusy says so.
+func (t *Target) RemoveLUN(ctx context.Context, lun uint16) error {
+	l := t.l
+	l.ev.Lock()
+	i, there := slices.BinarySearchFunc(t.luns, lun, func(e lunEntry, n uint16) int { return int(e.num) - int(n) })
+	if !there {
+		l.ev.Unlock()
+		return fmt.Errorf("target %s has no LUN %d", t.name, lun)
+	}
+	u := t.luns[i].unit
+	t.luns = slices.Delete(t.luns, i, i+1)
+	l.abortUnitLocked(u.lu)
+	t.lunsChangedLocked()
+	l.ev.Unlock()
+	l.ev.Wake()
+	return l.closeUnit(ctx, u)
+}
+
+// lunsChangedLocked makes the sessions look at the LUN map anew.
+func (t *Target) lunsChangedLocked() {
+	t.generation++
+	for _, s := range t.sessions {
+		s.relook()
+	}
+}
+
+// AppendLUNs is scsi.Inventory's: the LUNs that a nexus sees, ascending.
+func (t *Target) AppendLUNs(dst []sam.LUN) []sam.LUN {
+	for i := range t.luns {
+		dst = append(dst, t.luns[i].lun)
+	}
+	return dst
+}
+
+// Remove ends the target: sessions are closed, its LUNs too.
+func (t *Target) Remove(ctx context.Context) error {
+	s := t.s
+	s.mu.Lock()
+	if s.table.Load().byName[t.name] != t {
+		s.mu.Unlock()
+		return fmt.Errorf("target %s does not exist", t.name)
+	}
+	s.table.Store(s.table.Load().with(nil, t))
+	s.mu.Unlock()
+	t.ready.Store(false)
+	l := t.l
+	l.ev.Lock()
+	for _, se := range t.sessions {
+		l.dropSession(se, "the target was removed")
+	}
+	units := t.luns
+	t.luns = nil
+	l.targets = slices.DeleteFunc(l.targets, func(o *Target) bool { return o == t })
+	last := len(l.targets) == 0
+	l.ev.Unlock()
+	var errs []error
+	for _, e := range units {
+		errs = append(errs, l.closeUnit(ctx, e.unit))
+	}
+	if last {
+		s.mu.Lock()
+		s.loops = slices.DeleteFunc(s.loops, func(o *loop) bool { return o == l })
+		s.mu.Unlock()
+		errs = append(errs, l.close(ctx))
+	}
+	return errors.Join(errs...)
+}

@@ -3,6 +3,7 @@ package backstore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -20,6 +21,9 @@ type Driver struct {
 	Scheme string // "file"; "nbd+unix" and the like are further rows
 	// Help is one line for people: how a volume is named and with which options.
 	Help string
+	// Options are the URI options that Open reads. Any other that the caller of Registry.Open has not read
+	// itself is an error, found before Open could create something.
+	Options []string
 	// Open opens the volume. It may block, within ctx; it creates nothing unless the URI's
 	// own size option asks for that.
 	Open func(ctx context.Context, u *URI, o Options) (Store, error)
@@ -60,6 +64,11 @@ func (r *Registry) Open(ctx context.Context, u *URI, o Options) (Store, error) {
 			known = append(known, d.Scheme)
 		}
 		return nil, &Error{Class: ClassUnsupported, Op: "open", Cause: fmt.Errorf("no driver for %q is built in; there are: %s", u.Scheme, strings.Join(known, ", "))}
+	}
+	for _, name := range u.Unused() {
+		if !slices.Contains(d.Options, name) {
+			return nil, &Error{Class: ClassUnsupported, Op: "open", Cause: fmt.Errorf("%s: there is no option %q; the %s driver has: %s", u, name, d.Scheme, strings.Join(d.Options, ", "))}
+		}
 	}
 	return d.Open(ctx, u, o)
 }

@@ -77,6 +77,12 @@ func (u *URI) Option(name string) (string, bool) {
 	return v, ok
 }
 
+// Peek returns an option's value without marking it as read.
+func (u *URI) Peek(name string) (string, bool) {
+	v, ok := u.opts[name]
+	return v, ok
+}
+
 // Bool reads an on/off option: on, yes, true, 1 or an empty value, and their opposites.
 func (u *URI) Bool(name string, def bool) (bool, error) {
 	v, ok := u.Option(name)

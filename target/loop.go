@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"time"
 
@@ -217,21 +216,27 @@ func (l *loop) dropAllLocked(why string) {
 	}
 }
 
-// abortUnitLocked aborts every command of lu, on all its sessions, without an answer.
-func (l *loop) abortUnitLocked(lu *scsi.LU) {
-	for _, t := range l.targets {
-		for _, s := range t.sessions {
-			l.perform(s.s.AbortTasks(nil, func(task *session.Task) bool { return task.Ref.(*record).lu() == lu }, l.takeActs()))
-		}
+// abortUnitLocked aborts every command of t's sessions at lu, without an answer.
+func (t *Target) abortUnitLocked(lu *scsi.LU) {
+	for _, s := range t.sessions {
+		t.l.perform(s.s.AbortTasks(nil, func(task *session.Task) bool { return task.Ref.(*record).lu() == lu }, t.l.takeActs()))
 	}
 }
 
 // closePoll is how often closeUnit looks whether the last request of a store has ended.
 const closePoll = 5 * time.Millisecond
 
-// closeUnit detaches and closes a unit's store once nothing of it is in flight. It is called without the lock.
+// closeUnit says that u stands behind one LUN less. With the last it detaches and closes the store, once nothing of it is
+// in flight. It is called without the lock.
 func (l *loop) closeUnit(ctx context.Context, u *unit) error {
 	if u.store == nil {
+		return nil
+	}
+	l.ev.Lock()
+	u.refs--
+	last := u.refs == 0
+	l.ev.Unlock()
+	if !last {
 		return nil
 	}
 	tick := time.NewTicker(closePoll)
@@ -271,9 +276,7 @@ func (l *loop) close(ctx context.Context) error {
 	var units []*unit
 	for _, t := range l.targets {
 		for _, e := range t.luns {
-			if !slices.Contains(units, e.unit) {
-				units = append(units, e.unit)
-			}
+			units = append(units, e.unit)
 		}
 		t.luns = nil
 	}

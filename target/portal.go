@@ -14,21 +14,21 @@ type portal struct {
 	s    *Server
 	addr netip.AddrPort
 	ln   net.Listener
-	done chan struct{}
+	done chan struct{} // closed when accept has ended; nil before it began
 }
 
-// Listen opens a portal on addr, HOST:PORT with an IP address (IPv6 in brackets); port 0 takes a free one. It returns
-// the address that it listens on. Initiators are served from then on, so add the targets first.
+// Listen binds a portal to addr, HOST:PORT with an IP address (IPv6 in brackets); port 0 takes a free one. It returns the
+// address. Initiators are served from Serve on; on a server that serves already, at once.
 func (s *Server) Listen(addr string) (netip.AddrPort, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("target: portal %s: %w", addr, err)
+		return netip.AddrPort{}, fmt.Errorf("portal %s: %w", addr, err)
 	}
-	p := &portal{s: s, ln: ln, done: make(chan struct{})}
+	p := &portal{s: s, ln: ln}
 	p.addr = addrPort(ln.Addr())
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
-		s.mu.Unlock()
 		ln.Close()
 		return netip.AddrPort{}, ErrClosed
 	}
@@ -36,9 +36,28 @@ func (s *Server) Listen(addr string) (netip.AddrPort, error) {
 	t := *s.table.Load()
 	t.portals = append(append([]netip.AddrPort(nil), t.portals...), p.addr)
 	s.table.Store(&t)
-	s.mu.Unlock()
-	go p.accept()
+	if s.serving {
+		p.open()
+	}
 	return p.addr, nil
+}
+
+// Serve lets initiators in on every portal: call it when the targets are there. It does not block.
+func (s *Server) Serve() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.serving || s.closed {
+		return
+	}
+	s.serving = true
+	for _, p := range s.portals {
+		p.open()
+	}
+}
+
+func (p *portal) open() {
+	p.done = make(chan struct{})
+	go p.accept()
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
@@ -81,7 +100,9 @@ func (p *portal) accept() {
 
 func (p *portal) close() {
 	p.ln.Close()
-	<-p.done
+	if p.done != nil {
+		<-p.done
+	}
 }
 
 // A loginGate bounds the connections that have not reached a loop: all together and per address, wide enough for many

@@ -116,6 +116,7 @@ type Server struct {
 	mu      sync.Mutex // guards what follows, and publishing a new table
 	portals []*portal
 	loops   []*loop
+	serving bool
 	closed  bool
 	logins  sync.WaitGroup
 }

@@ -51,6 +51,7 @@ type unit struct {
 	lu    *scsi.LU
 	store backstore.Store // nil for the controller
 	kicks bool            // in loop.kicks
+	refs  int             // LUNs that it stands behind
 }
 
 // AddTarget makes a target and opens it for logins. name is an iSCSI name (RFC 7143 §4.2.7).
@@ -79,6 +80,7 @@ func (s *Server) AddTarget(name string, cfg TargetConfig) (*Target, error) {
 	if !cfg.NoController {
 		u := &unit{lu: scsi.NewController(scsi.ControllerConfig{TargetName: norm, Identity: norm})}
 		t.luns = []lunEntry{{lun: sam.NewLUN(0), unit: u}}
+		u.refs = 1
 	}
 	l.ev.Unlock()
 	t.ready.Store(true)
@@ -121,8 +123,7 @@ func (t *Target) addDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig) er
 	if l.closed {
 		return ErrClosed
 	}
-	i, there := slices.BinarySearchFunc(t.luns, lun, func(e lunEntry, n uint16) int { return int(e.num) - int(n) })
-	if there && t.luns[i].unit.store != nil {
+	if i, there := t.find(lun); there && t.luns[i].unit.store != nil {
 		return errors.New("the LUN is in use")
 	}
 	if a, ok := st.(backstore.Attacher); ok {
@@ -137,12 +138,48 @@ func (t *Target) addDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig) er
 		}
 		return err
 	}
-	e := lunEntry{lun: sam.NewLUN(lun), num: lun, unit: &unit{lu: lu, store: st}}
-	if there {
-		t.luns[i] = e // a disk takes the controller's place
-	} else {
-		t.luns = slices.Insert(t.luns, i, e)
+	return t.putLocked(lun, &unit{lu: lu, store: st})
+}
+
+// ShareDisk puts the disk behind another target's LUN behind this one's LUN of number lun, too: one logical unit with one set
+// of reservations and unit attentions. Both targets must be on one loop (TargetConfig.LoopOf).
+func (t *Target) ShareDisk(lun uint16, from *Target, fromLUN uint16) error {
+	if t.l != from.l {
+		return fmt.Errorf("target %s is not on the loop of %s: one volume has one loop", t.name, from.name)
 	}
+	if lun > sam.MaxFlatLUN {
+		return fmt.Errorf("target %s: LUNs go up to %d", t.name, sam.MaxFlatLUN)
+	}
+	t.l.ev.Lock()
+	defer t.l.ev.Unlock()
+	i, ok := from.find(fromLUN)
+	if !ok || from.luns[i].unit.store == nil {
+		return fmt.Errorf("target %s has no disk at LUN %d", from.name, fromLUN)
+	}
+	if err := t.putLocked(lun, from.luns[i].unit); err != nil {
+		return fmt.Errorf("target %s LUN %d: %w", t.name, lun, err)
+	}
+	return nil
+}
+
+// find returns the place of a LUN in the map and whether it is there.
+func (t *Target) find(lun uint16) (int, bool) {
+	return slices.BinarySearchFunc(t.luns, lun, func(e lunEntry, n uint16) int { return int(e.num) - int(n) })
+}
+
+// putLocked puts u into the LUN map; a disk takes the controller's place.
+func (t *Target) putLocked(lun uint16, u *unit) error {
+	i, there := t.find(lun)
+	e := lunEntry{lun: sam.NewLUN(lun), num: lun, unit: u}
+	switch {
+	case !there:
+		t.luns = slices.Insert(t.luns, i, e)
+	case t.luns[i].unit.store != nil:
+		return errors.New("the LUN is in use")
+	default:
+		t.luns[i] = e
+	}
+	u.refs++
 	t.lunsChangedLocked()
 	return nil
 }
@@ -152,14 +189,14 @@ func (t *Target) addDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig) er
 func (t *Target) RemoveLUN(ctx context.Context, lun uint16) error {
 	l := t.l
 	l.ev.Lock()
-	i, there := slices.BinarySearchFunc(t.luns, lun, func(e lunEntry, n uint16) int { return int(e.num) - int(n) })
+	i, there := t.find(lun)
 	if !there {
 		l.ev.Unlock()
 		return fmt.Errorf("target %s has no LUN %d", t.name, lun)
 	}
 	u := t.luns[i].unit
 	t.luns = slices.Delete(t.luns, i, i+1)
-	l.abortUnitLocked(u.lu)
+	t.abortUnitLocked(u.lu)
 	t.lunsChangedLocked()
 	l.ev.Unlock()
 	l.ev.Wake()

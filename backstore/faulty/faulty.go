@@ -53,8 +53,9 @@ func New(inner backstore.Store, rules string) (*Store, error) {
 // Driver returns the driver of the scheme "faulty", which opens what it wraps with reg.
 func Driver(reg *backstore.Registry) backstore.Driver {
 	return backstore.Driver{
-		Scheme: "faulty",
-		Help:   "faulty:?inner=URI&rule=RULES — another volume (its URI percent-encoded) with injected faults, for tests",
+		Scheme:  "faulty",
+		Help:    "faulty:?inner=URI&rule=RULES — another volume (its URI percent-encoded) with injected faults, for tests",
+		Options: []string{"inner", "rule"},
 		Open: func(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
 			inner, ok := u.Option("inner")
 			if !ok {
@@ -71,9 +72,6 @@ func Driver(reg *backstore.Registry) backstore.Driver {
 			st, err := reg.Open(ctx, iu, o)
 			if err != nil {
 				return nil, err
-			}
-			if left := iu.Unused(); len(left) > 0 {
-				return nil, errors.Join(openError(fmt.Errorf("%s has no option %q", iu.Scheme, left[0])), st.Close(ctx))
 			}
 			return New(st, text)
 		},

@@ -44,8 +44,9 @@ type Store struct {
 // Driver returns the driver of the scheme "mem".
 func Driver() backstore.Driver {
 	return backstore.Driver{
-		Scheme: "mem",
-		Help:   "mem:?size=64M — a disk in memory, taken as it is written, gone when closed",
+		Scheme:  "mem",
+		Help:    "mem:?size=64M — a disk in memory, taken as it is written, gone when closed",
+		Options: []string{"size", "readonly"},
 		Open: func(_ context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
 			size, err := u.Size("size", 0)
 			if err != nil {

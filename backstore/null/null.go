@@ -34,8 +34,9 @@ type store struct {
 // Driver returns the driver of the scheme "null".
 func Driver() backstore.Driver {
 	return backstore.Driver{
-		Scheme: "null",
-		Help:   "null:?size=1T — reads zeroes, drops writes; size up to 2^63-512 bytes, a multiple of 512",
+		Scheme:  "null",
+		Help:    "null:?size=1T — reads zeroes, drops writes; size up to 2^63-512 bytes, a multiple of 512",
+		Options: []string{"size", "readonly"},
 		Open: func(_ context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
 			size, err := u.Size("size", defaultSize)
 			if err != nil {

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/lunar-iscsi/lunar/session/login"
+)
+
+// readAuth reads a file of CHAP accounts: lines "in NAME SECRET" and at most one "out NAME SECRET"; blank lines and those that
+// begin with # do not count. A file that others may read is refused.
+func readAuth(path string) (login.Auth, error) {
+	var a login.Auth
+	f, err := os.Open(path)
+	if err != nil {
+		return a, fmt.Errorf("--auth: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return a, fmt.Errorf("--auth: %w", err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return a, fmt.Errorf("--auth %s: others may read it (mode %04o); it must be 0600", path, st.Mode().Perm())
+	}
+	sc := bufio.NewScanner(f)
+	for n := 1; sc.Scan(); n++ {
+		fields := strings.Fields(sc.Text())
+		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		if len(fields) != 3 || fields[0] != "in" && fields[0] != "out" {
+			return login.Auth{}, fmt.Errorf("--auth %s line %d: want \"in NAME SECRET\" or \"out NAME SECRET\"", path, n)
+		}
+		acc := login.Account{Name: fields[1], Secret: []byte(fields[2])}
+		if fields[0] == "in" {
+			a.Incoming = append(a.Incoming, acc)
+			continue
+		}
+		if a.Outgoing != nil {
+			return login.Auth{}, fmt.Errorf("--auth %s line %d: a second \"out\" account", path, n)
+		}
+		a.Outgoing = &acc
+	}
+	if err := sc.Err(); err != nil {
+		return login.Auth{}, fmt.Errorf("--auth %s: %w", path, err)
+	}
+	if len(a.Incoming) == 0 {
+		return login.Auth{}, fmt.Errorf("--auth %s: no \"in\" account, so nobody would be asked for a password", path)
+	}
+	return a, nil
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lunar-iscsi/lunar/session/login"
+	"github.com/lunar-iscsi/lunar/target"
+	"github.com/lunar-iscsi/lunar/target/evloop"
+)
+
+// version is set by the build (-ldflags -X main.version=…).
+var version = "devel"
+
+// The exit statuses.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// A usageError is a mistake on the command line.
+type usageError struct{ error }
+
+func main() {
+	o := defaults()
+	cmd := o.command()
+	err := cmd.ExecuteContext(context.Background())
+	if err == nil {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "lunard: %v\n", err)
+	var u usageError
+	if errors.As(err, &u) {
+		os.Exit(exitUsage)
+	}
+	os.Exit(exitFailed)
+}
+
+// options is what the command line says.
+type options struct {
+	portals  []string
+	exports  []string
+	auth     string
+	logLevel string
+	trace    []string
+	hints    bool
+	procs    int
+	drain    time.Duration
+	cfg      target.Config
+	params   *login.Params
+	io       func(line string) // of --trace io; nil: off
+	nop      struct{ interval, timeout time.Duration }
+}
+
+func defaults() *options {
+	o := &options{logLevel: "warn", drain: 10 * time.Second}
+	o.cfg.Login = login.Defaults()
+	o.params = &o.cfg.Login.Params
+	// CRC32C is not served yet: offering it would promise what is not there.
+	o.params.HeaderDigest, o.params.DataDigest = false, false
+	return o
+}
+
+const long = `lunard serves volumes as iSCSI disks: local files and devices, memory, NBD exports.
+
+Each --export puts one volume behind one LUN of one target. Without /LUN it is LUN 1; LUN 0 is then a controller, as
+with tgt. A volume is a URI with options in its query:
+
+` + volumeHelp + `
+Options that every disk takes:
+  blocksize=512|4096   logical block size (default 512)
+  physical=BYTES       physical block size to show (default 4096 or the volume's)
+  readonly             no writes
+  vendor= product= serial=
+                       identification, at most 8, 16 and 36 characters
+
+SIGINT or SIGTERM asks the initiators to log out, waits for --drain-timeout and ends; a second one ends at once.`
+
+const examples = `  # a 1 GiB sparse file, made on the first start, for initiators on this machine
+  lunard --portal 127.0.0.1:3260 --export 'iqn.2026-11.io.lunar:disk=file:///srv/disk.img?size=1G'
+
+  # two disks of one target, with a password, on IPv4 and IPv6
+  lunard --portal 192.0.2.1:3260 --portal '[2001:db8::1]:3260' --auth /etc/lunar/auth \
+      --export iqn.2026-11.io.lunar:db/1=file:///dev/vg0/db --export iqn.2026-11.io.lunar:db/2=file:///dev/vg0/log
+
+  # an NBD export
+  lunard --export 'iqn.2026-11.io.lunar:nbd=nbd+unix:///disk?socket=/run/q.sock'`
+
+func (o *options) command() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "lunard --export IQN[/LUN]=URI … [flags]", Short: "lunar's iSCSI target daemon", Long: long, Example: examples, Version: version,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 0 {
+				return usageError{fmt.Errorf("unexpected argument %q; see lunard --help", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w; see lunard --help", err)}
+	})
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringArrayVar(&o.portals, "portal", nil, "`ADDR:PORT` to listen on, IPv6 in brackets; repeatable (default [::]:3260)")
+	f.StringArrayVar(&o.exports, "export", nil, "`IQN[/LUN]=URI` to serve; repeatable")
+	f.StringVar(&o.auth, "auth", "", "`FILE` of CHAP accounts, mode 0600: lines \"in NAME SECRET\" (who may log in) and \"out NAME SECRET\" (who we are, for mutual CHAP)")
+	f.StringVar(&o.logLevel, "log-level", o.logLevel, "what to log: debug, info, warn or error")
+	f.StringSliceVar(&o.trace, "trace", nil, "log every `KIND` of event: pdu, scsi, io (comma separated; slow)")
+	f.BoolVar(&o.hints, "hints", false, "print how to attach the disks once they are served")
+
+	c, l := &o.cfg, &o.cfg.Limit
+	l.Window, l.Immediate = 128, 64
+	f.Uint32Var(&l.Window, "command-window", l.Window, "commands that one session may have outstanding")
+	f.IntVar(&c.MaxSessions, "max-sessions", target.DefaultMaxSessions, "sessions in all")
+	f.IntVar(&c.MaxLogins, "max-logins", target.DefaultMaxLogins, "connections in login or discovery at once")
+	f.IntVar(&c.MaxLoginsPerIP, "max-logins-per-address", target.DefaultMaxLoginsPerIP, "of these, from one address")
+	f.DurationVar(&c.LoginTimeout, "login-timeout", target.DefaultLoginTimeout, "time to log in")
+	f.DurationVar(&c.DiscoveryTime, "discovery-timeout", target.DefaultDiscoveryTime, "time a discovery session may last")
+	f.DurationVar(&o.nop.interval, "nop-interval", 30*time.Second, "silence before an initiator is pinged; 0 never pings")
+	f.DurationVar(&o.nop.timeout, "nop-timeout", 30*time.Second, "time to answer a ping")
+	f.DurationVar(&o.drain, "drain-timeout", o.drain, "time initiators get to log out before the daemon ends")
+	f.Int64Var(&c.BufferBytes, "buffer-bytes", target.DefaultBufferBytes, "memory for data on its way")
+	f.IntVar(&c.MaxBacklog, "max-backlog", target.DefaultMaxBacklog, "unsent bytes of a connection before its reads wait")
+	f.DurationVar(&c.Spin, "spin", 0, "busy polling of a loop before it sleeps")
+	f.IntVar(&o.procs, "procs", 0, "GOMAXPROCS (default: hot targets + 1, at least CPUs + 2)")
+
+	p := o.params
+	yes := func(name string, v *bool, usage string) { f.BoolVar(v, name, *v, usage) }
+	yes("initial-r2t", &p.InitialR2T, "negotiate InitialR2T=Yes: no unsolicited data beyond immediate")
+	yes("immediate-data", &p.ImmediateData, "allow immediate data")
+	f.Uint32Var(&p.FirstBurstLength, "first-burst", p.FirstBurstLength, "FirstBurstLength, bytes")
+	f.Uint32Var(&p.MaxBurstLength, "max-burst", p.MaxBurstLength, "MaxBurstLength, bytes")
+	f.Uint32Var(&p.MaxRecvDataSegmentLength, "max-recv-data-segment", p.MaxRecvDataSegmentLength, "MaxRecvDataSegmentLength, bytes")
+	f.Uint16Var(&p.MaxOutstandingR2T, "max-outstanding-r2t", p.MaxOutstandingR2T, "R2Ts outstanding for one command")
+	f.BoolVar(&c.Login.ForbidMD5, "forbid-md5", false, "refuse CHAP with MD5")
+	return cmd
+}
+
+// run serves until a signal comes.
+func (o *options) run(ctx context.Context) error {
+	if len(o.exports) == 0 {
+		return usageError{errors.New("nothing to serve: give --export IQN[/LUN]=URI; see lunard --help")}
+	}
+	if len(o.portals) == 0 {
+		o.portals = []string{"[::]:3260"}
+	}
+	exports, err := parseExports(o.exports)
+	if err != nil {
+		return err
+	}
+	if err := checkPortals(o.portals); err != nil {
+		return err
+	}
+	log, err := newLog(o.logLevel)
+	if err != nil {
+		return usageError{err}
+	}
+	defer log.close()
+	if err := o.configure(log); err != nil {
+		return err
+	}
+	hot := min(countTargets(exports), runtime.NumCPU())
+	if o.procs > 0 {
+		runtime.GOMAXPROCS(o.procs)
+	} else {
+		evloop.SetProcs(hot)
+	}
+	s, err := target.NewServer(o.cfg)
+	if err != nil {
+		return err
+	}
+	err = o.serve(ctx, s, exports, log)
+	return errors.Join(err, s.Close())
+}
+
+// configure completes what the flags have set.
+func (o *options) configure(log *asyncLog) error {
+	o.cfg.Logger = log
+	lim := &o.cfg.Limit
+	lim.NOPInterval, lim.NOPTimeout = int64(o.nop.interval), int64(o.nop.timeout)
+	if lim.NOPInterval == 0 {
+		lim.NOPInterval = -1
+	}
+	if err := o.params.Check(); err != nil {
+		return usageError{err}
+	}
+	if o.auth != "" {
+		auth, err := readAuth(o.auth)
+		if err != nil {
+			return err
+		}
+		o.cfg.Auth = auth
+	}
+	return o.setTrace(log)
+}
+
+// serve binds the portals first, so that a start that cannot succeed creates nothing, then opens the volumes, and lets
+// initiators in when all is there.
+func (o *options) serve(ctx context.Context, s *target.Server, exports []export, log *asyncLog) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	var bound []string
+	for _, p := range o.portals {
+		a, err := s.Listen(p)
+		if err != nil {
+			return err
+		}
+		bound = append(bound, a.String())
+	}
+	if err := addExports(ctx, s, exports, log, o.traceIO()); err != nil {
+		return err
+	}
+	s.Serve()
+	log.Info("serving", "portals", bound, "exports", len(exports))
+	if o.hints {
+		printHints(os.Stdout, bound[0], exports)
+	}
+	<-ctx.Done()
+	stop() // a second signal ends the process
+	log.Info("draining", "sessions", s.Sessions())
+	drain, cancel := context.WithTimeout(context.Background(), o.drain)
+	defer cancel()
+	if err := s.Drain(drain); err != nil {
+		log.Warn("not every session logged out", "error", err)
+	}
+	return nil
+}

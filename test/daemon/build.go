@@ -1,0 +1,55 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+var build = sync.OnceValues(buildLunard)
+
+// Binary is the path of the lunard under test, built on first use.
+func Binary(t testing.TB) string {
+	t.Helper()
+	if p := os.Getenv("LUNAR_BIN"); p != "" {
+		return p
+	}
+	p, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func buildLunard() (string, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	// A place of its own, so that a test never replaces the bin/lunard that somebody runs.
+	name, args := "lunard", []string{"build"}
+	cgo := "CGO_ENABLED=0"
+	if os.Getenv("LUNAR_RACE") == "1" {
+		name, args, cgo = "lunard-race", append(args, "-race"), "CGO_ENABLED=1"
+	}
+	out := filepath.Join(root, "bin", "test", name)
+	c := exec.Command("go", append(args, "-o", out, "./cmd/lunard")...)
+	c.Dir = root
+	c.Env = append(os.Environ(), cgo)
+	if msg, err := c.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building lunard: %w\n%s", err, msg)
+	}
+	return out, nil
+}
+
+func moduleRoot() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOMOD: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(out))), nil
+}

@@ -1,0 +1,77 @@
+# lunar: `make help` lists what there is.
+
+export CGO_ENABLED = 0
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+LUNAR_IMG ?= lunar.img
+
+# How long each fuzz target runs: in `make test`, and in `make fuzz`.
+FUZZSMOKE ?= 5s
+FUZZTIME  ?= 1h
+# Bounds one package's tests, in `make test` and in `make e2e`: go test's own bound.
+TESTTIME ?= 10m
+E2ETIME  ?= 2h
+
+GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test e2e race fuzz bench bench-scale lint generate clean install check-go check-format test-deps
+
+help: ## this list
+	@echo 'lunar, an iSCSI target server. Targets:'
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+build: check-go ## build every command into bin/
+	go build -trimpath -o bin/ ./cmd/...
+
+run: build ## serve a 1 GiB sparse file (LUNAR_IMG, default ./lunar.img) as a disk on 127.0.0.1:3260
+	@scripts/run "$(LUNAR_IMG)"
+
+test: check-go check-format test-deps ## everything that CI needs: format, vet, short fuzzing, all tests
+	go vet ./...
+	scripts/fuzz $(FUZZSMOKE)
+	go test -p 1 -timeout $(TESTTIME) ./...
+
+e2e: check-go test-deps ## the long rest (tests with the build tag e2e)
+	go vet -tags e2e ./...
+	go test -p 1 -timeout $(E2ETIME) -tags e2e ./test/...
+
+race: check-go test-deps ## all tests with the race detector, lunard built with it too (needs a C compiler)
+	CGO_ENABLED=1 LUNAR_RACE=1 go test -race -p 1 -timeout $(E2ETIME) ./...
+
+fuzz: check-go ## every fuzz target for FUZZTIME (default 1h) each
+	scripts/fuzz $(FUZZTIME)
+
+bench: build ## lunar beside its peers; the table goes to docs/bench/
+	scripts/test-deps test bench
+	go run ./test/bench
+
+bench-scale: build ## 1,000 targets and 10,000 sessions in one process
+	go run ./test/bench -scale
+
+lint: check-go ## golangci-lint with .golangci.yml, built from its module on first use
+	go run $(GOLANGCI) run ./...
+
+generate: check-go ## what is generated: the table of RFC 7143's requirements, docs/rfc7143.md
+	go run ./tools/rfcwalk -w
+
+install: build ## install the commands below DESTDIR and PREFIX (/usr/local)
+	install -d '$(DESTDIR)$(PREFIX)/bin'
+	for c in cmd/*/; do install -m 0755 "bin/$$(basename "$$c")" '$(DESTDIR)$(PREFIX)/bin/' || exit; done
+
+clean: ## remove what was built; the disk image of `make run` stays
+	rm -rf bin
+	go clean -testcache
+
+check-go:
+	@scripts/check-go
+
+check-format:
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (gofmt -w):"; echo "$$unformatted"; exit 1; fi
+
+# Without the network a developer's tests skip what they lack; where LUNAR_CI is set they would fail, and
+# say so here already.
+test-deps:
+	@scripts/test-deps || { [ -z "$$LUNAR_CI" ] && echo 'test-deps: going on; tests that lack a program are skipped'; }

@@ -1,0 +1,166 @@
+package layering
+
+import (
+	"fmt"
+	"go/ast"
+	"go/token"
+	"strings"
+)
+
+// checkGlobals returns what is wrong with a package's variables: only tables, sentinel errors, pools, embedded
+// files and values computed once may be global, and nobody assigns to them.
+//
+// It goes by syntax. A table that is changed through a pointer or a method escapes it; reviews are for that.
+func checkGlobals(files []*file) (wrong []string) {
+	globals := map[string]bool{}
+	for _, f := range files {
+		if f.test || f.generated {
+			continue
+		}
+		for _, d := range f.ast.Decls {
+			g, ok := d.(*ast.GenDecl)
+			if !ok || g.Tok != token.VAR {
+				continue
+			}
+			for _, s := range g.Specs {
+				v := s.(*ast.ValueSpec) // of a var declaration
+				for i, name := range v.Names {
+					globals[name.Name] = true
+					if why := globalKind(f, g, v, i); why != "" && name.Name != "_" {
+						wrong = append(wrong, fmt.Sprintf("%s:%d: global %s is %s", f.name, f.fset.Position(name.Pos()).Line, name.Name, why))
+					}
+				}
+			}
+		}
+	}
+	for _, f := range files {
+		if f.test || f.generated {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			var targets []ast.Expr
+			switch n := n.(type) {
+			case *ast.AssignStmt:
+				if n.Tok != token.DEFINE {
+					targets = n.Lhs
+				}
+			case *ast.IncDecStmt:
+				targets = []ast.Expr{n.X}
+			case *ast.UnaryExpr:
+				if n.Op == token.AND {
+					targets = []ast.Expr{n.X}
+					if _, indexed := n.X.(*ast.IndexExpr); indexed {
+						targets = nil // a row of a table, read through a pointer
+					}
+				}
+			}
+			for _, t := range targets {
+				if id := root(t); id != nil && globals[id.Name] && global(f, id) {
+					wrong = append(wrong, fmt.Sprintf("%s:%d: global %s is changed, or its address taken", f.name, f.fset.Position(id.Pos()).Line, id.Name))
+				}
+			}
+			return true
+		})
+	}
+	return wrong
+}
+
+// global tells an identifier that is not declared within a function of its file, by the parser's own
+// resolution: deprecated for what needs types, enough for this.
+func global(f *file, id *ast.Ident) bool {
+	return id.Obj == nil || f.ast.Scope.Lookup(id.Name) == id.Obj //nolint:staticcheck // SA1019: see above
+}
+
+// root is the variable that an expression reaches into.
+func root(e ast.Expr) *ast.Ident {
+	for {
+		switch x := e.(type) {
+		case *ast.Ident:
+			return x
+		case *ast.IndexExpr:
+			e = x.X
+		case *ast.SelectorExpr:
+			e = x.X
+		case *ast.ParenExpr:
+			e = x.X
+		case *ast.SliceExpr:
+			e = x.X
+		default:
+			return nil
+		}
+	}
+}
+
+// makers are calls whose values are as good as constants.
+var makers = []string{"errors.New", "fmt.Errorf", "regexp.MustCompile", "crc32.MakeTable", "sync.OnceValue", "sync.OnceValues", "sync.OnceFunc",
+	"strings.NewReplacer", "netip.MustParsePrefix", "netip.MustParseAddr", "template.Must"}
+
+// globalKind says why variable i of v may not be global, or nothing.
+func globalKind(f *file, g *ast.GenDecl, v *ast.ValueSpec, i int) string {
+	for _, doc := range []*ast.CommentGroup{g.Doc, v.Doc} {
+		if doc == nil {
+			continue
+		}
+		for _, c := range doc.List {
+			if strings.HasPrefix(c.Text, "//go:embed ") {
+				return ""
+			}
+		}
+	}
+	if i < len(v.Values) {
+		return valueKind(f, v.Values[i])
+	}
+	if len(v.Values) == 1 { // var a, b = f()
+		return valueKind(f, v.Values[0])
+	}
+	if t, ok := v.Type.(*ast.ArrayType); ok && t.Len != nil {
+		return "" // a table of zeroes
+	}
+	if named(v.Type) == "sync.Pool" {
+		return ""
+	}
+	return "no table, sentinel error, pool or embedded file"
+}
+
+func valueKind(f *file, e ast.Expr) string {
+	switch x := e.(type) {
+	case *ast.CompositeLit:
+		return "" // a table, or a row of one
+	case *ast.FuncLit:
+		return "a function that could be replaced: declare it with func"
+	case *ast.BasicLit:
+		if fits("cmd/...", f.pkg) {
+			return "" // a version that the linker sets
+		}
+		return "a literal: make it a constant"
+	case *ast.UnaryExpr:
+		if lit, ok := x.X.(*ast.CompositeLit); ok && x.Op == token.AND {
+			return valueKind(f, lit)
+		}
+	case *ast.CallExpr:
+		name := named(x.Fun)
+		for _, m := range makers {
+			if name == m {
+				return ""
+			}
+		}
+		if !strings.Contains(name, ".") && name != "new" {
+			return "" // a table that a function of the package makes, once, of constants
+		}
+		return "made by " + name
+	}
+	return "no table, sentinel error, pool or embedded file"
+}
+
+// named writes an identifier or a selector out.
+func named(e ast.Expr) string {
+	switch x := e.(type) {
+	case *ast.Ident:
+		return x.Name
+	case *ast.SelectorExpr:
+		return named(x.X) + "." + x.Sel.Name
+	case *ast.IndexExpr: // a type argument
+		return named(x.X)
+	}
+	return ""
+}

@@ -12,50 +12,51 @@ import (
 //
 // It goes by syntax. A table that is changed through a pointer or a method escapes it; reviews are for that.
 func checkGlobals(files []*file) (wrong []string) {
+	tables := map[string]bool{} // named array types: their variables are tables of zeroes
 	globals := map[string]bool{}
-	for _, f := range files {
-		if f.test || f.generated {
-			continue
-		}
-		for _, d := range f.ast.Decls {
-			g, ok := d.(*ast.GenDecl)
-			if !ok || g.Tok != token.VAR {
+	each := func(tok token.Token, visit func(*file, *ast.GenDecl, ast.Spec)) {
+		for _, f := range files {
+			if f.test || f.generated {
 				continue
 			}
-			for _, s := range g.Specs {
-				v := s.(*ast.ValueSpec) // of a var declaration
-				for i, name := range v.Names {
-					globals[name.Name] = true
-					if why := globalKind(f, g, v, i); why != "" && name.Name != "_" {
-						wrong = append(wrong, fmt.Sprintf("%s:%d: global %s is %s", f.name, f.fset.Position(name.Pos()).Line, name.Name, why))
+			for _, d := range f.ast.Decls {
+				if g, ok := d.(*ast.GenDecl); ok && g.Tok == tok {
+					for _, s := range g.Specs {
+						visit(f, g, s)
 					}
 				}
 			}
 		}
 	}
+	each(token.TYPE, func(_ *file, _ *ast.GenDecl, s ast.Spec) {
+		spec := s.(*ast.TypeSpec) // of a type declaration
+		if array(spec.Type) {
+			tables[spec.Name.Name] = true
+		}
+	})
+	zeroes := map[string]bool{}
+	each(token.VAR, func(f *file, g *ast.GenDecl, s ast.Spec) {
+		v := s.(*ast.ValueSpec) // of a var declaration
+		for i, name := range v.Names {
+			if name.Name == "_" {
+				continue
+			}
+			globals[name.Name] = true
+			if len(v.Values) == 0 && (array(v.Type) || tables[named(v.Type)]) {
+				zeroes[name.Name] = true
+			} else if why := globalKind(f, g, v, i); why != "" {
+				wrong = append(wrong, fmt.Sprintf("%s:%d: global %s is %s", f.name, f.fset.Position(name.Pos()).Line, name.Name, why))
+			}
+		}
+	})
 	for _, f := range files {
 		if f.test || f.generated {
 			continue
 		}
 		ast.Inspect(f.ast, func(n ast.Node) bool {
-			var targets []ast.Expr
-			switch n := n.(type) {
-			case *ast.AssignStmt:
-				if n.Tok != token.DEFINE {
-					targets = n.Lhs
-				}
-			case *ast.IncDecStmt:
-				targets = []ast.Expr{n.X}
-			case *ast.UnaryExpr:
-				if n.Op == token.AND {
-					targets = []ast.Expr{n.X}
-					if _, indexed := n.X.(*ast.IndexExpr); indexed {
-						targets = nil // a row of a table, read through a pointer
-					}
-				}
-			}
-			for _, t := range targets {
-				if id := root(t); id != nil && globals[id.Name] && global(f, id) {
+			for _, t := range changed(n) {
+				_, address := n.(*ast.UnaryExpr)
+				if id := root(t); id != nil && globals[id.Name] && global(f, id) && !(address && zeroes[id.Name]) {
 					wrong = append(wrong, fmt.Sprintf("%s:%d: global %s is changed, or its address taken", f.name, f.fset.Position(id.Pos()).Line, id.Name))
 				}
 			}
@@ -63,6 +64,29 @@ func checkGlobals(files []*file) (wrong []string) {
 		})
 	}
 	return wrong
+}
+
+// changed is what a statement or expression assigns to, or takes the address of: a row of a table aside, which
+// is read through a pointer.
+func changed(n ast.Node) []ast.Expr {
+	switch n := n.(type) {
+	case *ast.AssignStmt:
+		if n.Tok != token.DEFINE {
+			return n.Lhs
+		}
+	case *ast.IncDecStmt:
+		return []ast.Expr{n.X}
+	case *ast.UnaryExpr:
+		if _, row := n.X.(*ast.IndexExpr); n.Op == token.AND && !row {
+			return []ast.Expr{n.X}
+		}
+	}
+	return nil
+}
+
+func array(e ast.Expr) bool {
+	t, ok := e.(*ast.ArrayType)
+	return ok && t.Len != nil
 }
 
 // global tells an identifier that is not declared within a function of its file, by the parser's own
@@ -113,10 +137,7 @@ func globalKind(f *file, g *ast.GenDecl, v *ast.ValueSpec, i int) string {
 	if len(v.Values) == 1 { // var a, b = f()
 		return valueKind(f, v.Values[0])
 	}
-	if t, ok := v.Type.(*ast.ArrayType); ok && t.Len != nil {
-		return "" // a table of zeroes
-	}
-	if named(v.Type) == "sync.Pool" {
+	if t := named(v.Type); t == "sync.Pool" || t == "time.Time" { // the zero time, as a word for "never"
 		return ""
 	}
 	return "no table, sentinel error, pool or embedded file"
@@ -133,6 +154,8 @@ func valueKind(f *file, e ast.Expr) string {
 			return "" // a version that the linker sets
 		}
 		return "a literal: make it a constant"
+	case *ast.BinaryExpr:
+		return "" // computed from constants, as a constant cannot be
 	case *ast.UnaryExpr:
 		if lit, ok := x.X.(*ast.CompositeLit); ok && x.Op == token.AND {
 			return valueKind(f, lit)

@@ -1,0 +1,247 @@
+package nbd
+
+import (
+	"fmt"
+	"io"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lunar-iscsi/lunar/backstore"
+)
+
+// Tuning.
+const (
+	maxBatch = 64 // requests in one system call
+	maxIov   = 2 * maxBatch
+	maxSend  = 512 << 10 // bytes after which a batch is sent without waiting for its end
+	perConn  = 16        // requests of a batch that one connection takes: what nbdkit and qemu work on at once
+
+	windowSize  = 64 << 10 // bytes read beyond the payload whose place is known
+	smallWindow = 512      // the same when the replies awaited are large, so that little of the next is copied
+	largeReply  = 32 << 10
+	maxReads    = 16       // system calls a connection and wake-up
+	longCall    = 64 << 10 // bytes from which the runtime is told of a system call
+)
+
+// A conn is one connection in the transmission phase. It is guarded by its store's lock.
+type conn struct {
+	s     *Store
+	i     int // its place in Store.conns
+	fd    int // -1 once lost
+	era   uint32
+	birth uint64 // Store.seq when it was taken over
+	born  time.Time
+	stop  func() // ends the loop's watch; nil without one
+	inSet bool   // in the epoll set
+	unix  bool
+
+	sendq     queue
+	sendBytes int  // payload queued
+	headSent  int  // bytes of the first queued request that the socket has
+	inflight  int  // requests it has, sent or not
+	blocked   bool // the socket is full
+	noSend    bool // the socket takes nothing any more; what was sent may still be answered
+	unproven  bool // its end will not tell that the server's end is gone
+	retire    bool // the server wants to shut down: ends with the last answer
+
+	reads     int // reads sent or queued, and the bytes they ask for
+	readBytes int64
+
+	parser
+	heads [maxBatch][requestSize]byte
+	iov   [maxIov]unix.Iovec
+	niov  int
+	msg   unix.Msghdr
+	riov  [2]unix.Iovec
+}
+
+func newConn(s *Store, i, fd int, structured bool) *conn {
+	c := &conn{s: s, i: i, fd: fd, era: s.era, birth: s.seq, born: time.Now(), unix: s.cfg.network == "unix"}
+	c.parser.structured, c.parser.need = structured, simpleSize
+	return c
+}
+
+func (c *conn) usable() bool { return !c.noSend && !c.retire }
+
+// take queues a slot's request.
+func (c *conn) take(sl *slot) {
+	c.inflight++
+	switch sl.cmd {
+	case cmdRead:
+		c.reads++
+		c.readBytes += sl.req.Len
+	case cmdWrite:
+		c.sendBytes += len(sl.req.Buf)
+	}
+	c.sendq.push(sl.req)
+}
+
+// send gives the socket what is queued until it is full.
+func (c *conn) send() {
+	for c.sendq.head != nil && !c.noSend {
+		total := c.gather()
+		c.msg.Iov = &c.iov[0]
+		c.msg.SetIovlen(c.niov)
+		n, errno := c.call(unix.SYS_SENDMSG, unsafe.Pointer(&c.msg), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, total)
+		clear(c.iov[:c.niov])
+		switch errno {
+		case 0:
+			c.advance(n)
+		case unix.EINTR:
+		case unix.EAGAIN:
+			c.blocked = true
+			c.s.arm(c)
+			return
+		default:
+			// The end is dealt with where it is read, after the answers that are still there.
+			c.noSend = true
+			c.unproven = !c.unix || (errno != unix.EPIPE && errno != unix.ECONNRESET)
+			_ = unix.Shutdown(c.fd, unix.SHUT_RDWR) // fails only where the socket is dead already
+			return
+		}
+	}
+}
+
+// gather lays out the first requests of the queue and returns their bytes.
+func (c *conn) gather() (total int) {
+	c.niov = 0
+	skip, n := c.headSent, 0
+	for r := c.sendq.head; r != nil && n < maxBatch && total < maxSend; r = r.Next {
+		sl := &c.s.slots[r.Slot]
+		h := &c.heads[n]
+		n++
+		var flags uint16
+		length := uint32(r.Len)
+		off := r.Off
+		if sl.cmd == cmdFlush {
+			off, length = 0, 0
+		} else if r.Flags&backstore.FUA != 0 && sl.cmd != cmdRead {
+			flags |= cfFUA
+		}
+		if sl.cmd == cmdWriteZeroes && r.Flags&backstore.KeepAllocated != 0 {
+			flags |= cfNoHole
+		}
+		putRequest(h, flags, sl.cmd, sl.cookie, off, length)
+		if skip < requestSize {
+			total += c.lay(h[skip:])
+			skip = requestSize
+		}
+		if sl.cmd == cmdWrite {
+			total += c.lay(r.Buf[skip-requestSize:])
+		}
+		skip = 0
+	}
+	return total
+}
+
+// lay adds b to the vector; headers in a row are one piece.
+func (c *conn) lay(b []byte) int {
+	p := unsafe.SliceData(b)
+	if c.niov > 0 {
+		if v := &c.iov[c.niov-1]; uintptr(unsafe.Pointer(v.Base))+uintptr(v.Len) == uintptr(unsafe.Pointer(p)) {
+			v.SetLen(int(v.Len) + len(b))
+			return len(b)
+		}
+	}
+	c.iov[c.niov].Base = p
+	c.iov[c.niov].SetLen(len(b))
+	c.niov++
+	return len(b)
+}
+
+// advance takes n sent bytes off the queue.
+func (c *conn) advance(n int) {
+	n += c.headSent
+	for c.sendq.head != nil {
+		sl := &c.s.slots[c.sendq.head.Slot]
+		payload := 0
+		if sl.cmd == cmdWrite {
+			payload = len(sl.req.Buf)
+		}
+		if n < requestSize+payload {
+			break
+		}
+		n -= requestSize + payload
+		c.sendBytes -= payload
+		sl.sent = true
+		c.sendq.pop()
+	}
+	c.headSent = n
+}
+
+// receive reads what is there and deals with it.
+func (c *conn) receive() {
+	for range maxReads {
+		dst := c.dst
+		k := 0
+		if len(dst) > 0 {
+			c.riov[0].Base = unsafe.SliceData(dst)
+			c.riov[0].SetLen(len(dst))
+			k = 1
+		}
+		win := c.s.win
+		if c.reads > 0 && c.readBytes/int64(c.reads) >= largeReply {
+			win = win[:smallWindow]
+		}
+		c.riov[k].Base = unsafe.SliceData(win)
+		c.riov[k].SetLen(len(win))
+		asked := len(dst) + len(win)
+		n, errno := c.call(unix.SYS_READV, unsafe.Pointer(&c.riov[0]), uintptr(k+1), asked)
+		c.riov[0].Base = nil // keep no buffer alive
+		switch {
+		case errno == unix.EINTR:
+			continue
+		case errno == unix.EAGAIN:
+			return
+		case errno != 0:
+			c.s.lost(c, c.unix && errno == unix.ECONNRESET && !c.unproven, errno)
+			return
+		case n == 0:
+			c.s.lost(c, !c.unproven, io.EOF)
+			return
+		}
+		direct := min(n, len(dst))
+		if direct > 0 {
+			c.placed(direct)
+		}
+		if err := c.feed(win[:n-direct]); err != nil {
+			// Nothing that such a server sends can be believed, its closing included.
+			c.s.lost(c, false, fmt.Errorf("the server broke the protocol: %w", err))
+			return
+		}
+		if c.retire && c.inflight == 0 {
+			c.disconnect()
+			c.s.lost(c, true, errShutdown)
+			return
+		}
+		if n < asked {
+			return
+		}
+	}
+}
+
+// disconnect says good-bye (NBD_CMD_DISC), if the socket takes it at once.
+func (c *conn) disconnect() {
+	if c.headSent == 0 && !c.noSend {
+		putRequest(&c.heads[0], 0, cmdDisc, 0, 0, 0)
+		_, _ = unix.SendmsgN(c.fd, c.heads[0][:], nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) // a courtesy
+	}
+}
+
+// call makes a system call on the socket that does not sleep. One that may copy for long tells the runtime.
+func (c *conn) call(nr uintptr, p unsafe.Pointer, arg uintptr, size int) (int, unix.Errno) {
+	var n uintptr
+	var errno unix.Errno
+	if size > longCall+smallWindow {
+		n, _, errno = unix.Syscall(nr, uintptr(c.fd), uintptr(p), arg)
+	} else {
+		n, _, errno = unix.RawSyscall(nr, uintptr(c.fd), uintptr(p), arg)
+	}
+	return int(n), errno
+}
+
+func closeFd(fd int) {
+	_ = unix.Close(fd) // on Linux the descriptor is gone whatever it answers
+}

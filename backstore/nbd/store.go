@@ -1,0 +1,341 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lunar-iscsi/lunar/backstore"
+)
+
+// A slot is a request that the store has. Its index and a number that no other sending has make the cookie.
+type slot struct {
+	req    *backstore.Request
+	c      *conn  // the connection that has it; nil while it waits for one
+	cookie uint64 // of the current sending
+	mark   uint64 // Store.acked when a flush was submitted: what it covers
+	cmd    uint16 // what is sent: a FUA read is a flush first
+	sent   bool   // wholly given to the socket
+
+	resends uint8 // times sent again
+	doubt   bool  // a copy sent earlier may still run
+
+	// The answer so far.
+	errno  uint32
+	text   string
+	errOff int64  // within the volume, where the server told
+	cover  []span // of a read: what has arrived; its memory is kept
+}
+
+// A Store is one export. See the package's comment for who runs what.
+type Store struct {
+	cfg  *config
+	ex   *export
+	info backstore.Info
+	warn func(string)
+
+	ctx    context.Context // ends with release
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // pump and reconnect
+
+	mu    sync.Mutex // guards everything below
+	slots []slot
+	free  []uint16
+	seq   uint64 // of the last sending
+	conns []*conn
+	live  int   // of conns not nil
+	cur   *conn // takes this batch's requests
+	burst int   // how many it took
+	wait  queue // requests without a connection
+	win   []byte
+
+	// What a lost server may have lost with it (package comment). A connection of an era up to askEra can
+	// be asked about the writes before lostMark.
+	acked    uint64 // writes acknowledged without FUA
+	durable  uint64 // how many of them a flush has covered
+	era      uint32 // losses so far
+	mixed    bool   // connections of several eras
+	suspect  bool
+	askEra   uint32
+	lostMark uint64
+	failed   error // sticky
+
+	away         bool // the time limit has passed without a connection
+	since        time.Time
+	outage       *time.Timer
+	reconnecting bool
+	fresh        []*conn       // made by reconnect, not yet taken over
+	pause        time.Duration // before the next attempt
+	backoff      time.Duration
+	grown        time.Time // when backoff last grew for a connection that lived shortly
+	lastDown     string    // the last remark on why reconnecting failed
+
+	closing  bool
+	released bool
+	idle     chan struct{} // closed when closing and no request is left
+
+	poller
+	done  queue // ended, to be completed when the lock is let go
+	warns []string
+}
+
+// Drivers returns the drivers of the schemes "nbd" and "nbd+unix".
+func Drivers() []backstore.Driver {
+	const help = " — a volume of an NBD server; connections=4 inflight=256 timeout=30s restart=safe|unsafe readonly shared"
+	return []backstore.Driver{
+		{Scheme: "nbd", Help: "nbd://host:10809/export" + help, Open: open},
+		{Scheme: "nbd+unix", Help: "nbd+unix:///export?socket=/run/nbd.sock" + help, Open: open},
+	}
+}
+
+func open(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
+	c, err := parse(u, o)
+	if err != nil {
+		return nil, err
+	}
+	fd, ex, err := dial(ctx, c, connectTime)
+	if err != nil {
+		return nil, err
+	}
+	s, err := newStore(c, ex, o.Warn)
+	if err != nil {
+		closeFd(fd)
+		return nil, err
+	}
+	s.addConn(fd, ex)
+	for i := 1; i < len(s.conns); i++ {
+		fd, now, err := dial(ctx, c, extraTime)
+		if err == nil {
+			if err = ex.same(now); err != nil {
+				closeFd(fd)
+			}
+		}
+		if err != nil {
+			s.warn(fmt.Sprintf("%s: going on with %d of %d connections: %v", s.info.Volume, i, len(s.conns), err))
+			s.conns = s.conns[:i]
+			break
+		}
+		s.addConn(fd, now)
+	}
+	return s, nil
+}
+
+// newStore makes a store without a connection.
+func newStore(c *config, ex *export, warn func(string)) (*Store, error) {
+	if warn == nil {
+		warn = func(string) {}
+	}
+	n := c.conns
+	if ex.flags&tfMultiConn == 0 {
+		n = 1
+	}
+	s := &Store{cfg: c, ex: ex, info: ex.info(c), warn: warn, conns: make([]*conn, n),
+		slots: make([]slot, c.inFlight), free: make([]uint16, c.inFlight), win: make([]byte, windowSize)}
+	for i := range s.free {
+		s.free[i] = uint16(len(s.free) - 1 - i)
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := s.poller.open(); err != nil {
+		s.cancel()
+		return nil, &backstore.Error{Class: backstore.ClassInternal, Op: "open", Cause: err}
+	}
+	return s, nil
+}
+
+// addConn puts a connection in its free place, before anything runs.
+func (s *Store) addConn(fd int, ex *export) {
+	c := newConn(s, s.live, fd, ex.structured)
+	s.conns[c.i] = c
+	s.live++
+}
+
+// Info returns the snapshot.
+func (s *Store) Info() backstore.Info { return s.info }
+
+// Submit queues r; Kick sends it.
+func (s *Store) Submit(r *backstore.Request) backstore.Outcome {
+	s.mu.Lock()
+	out := s.submit(r)
+	s.mu.Unlock()
+	return out
+}
+
+func (s *Store) submit(r *backstore.Request) backstore.Outcome {
+	if r.Err = s.refuse(r); r.Err != nil {
+		return backstore.Done
+	}
+	if r.Flags&backstore.NoWait != 0 && (r.Op == backstore.Read || r.Op == backstore.Write) {
+		return backstore.WouldBlock
+	}
+	if r.Op == backstore.Flush && s.info.Caps&backstore.CapFlush == 0 || r.Op != backstore.Flush && r.Len == 0 {
+		return backstore.Done // nothing to do; NBD leaves requests of no length undefined
+	}
+	if len(s.free) == 0 {
+		r.Err = &backstore.Error{Class: backstore.ClassBusy, Op: r.Op.String(), Off: r.Off, Cause: errInFlight}
+		return backstore.Done
+	}
+	s.begin(r)
+	s.start()
+	return backstore.Pending
+}
+
+var (
+	errInFlight = errors.New("more requests in flight than the store takes")
+	errAway     = errors.New("the server is away")
+)
+
+func (s *Store) refuse(r *backstore.Request) error {
+	if s.closing {
+		return &backstore.Error{Class: backstore.ClassOffline, Op: r.Op.String(), Off: r.Off, Cause: backstore.ErrClosed}
+	}
+	if err := s.info.Check(r); err != nil {
+		return err
+	}
+	if s.failed != nil && r.Op != backstore.Read {
+		return s.failedError(r)
+	}
+	if s.away {
+		return &backstore.Error{Class: backstore.ClassOffline, Op: r.Op.String(), Off: r.Off, Cause: errAway}
+	}
+	return nil
+}
+
+func (s *Store) failedError(r *backstore.Request) error {
+	return &backstore.Error{Class: backstore.ClassMedium, Op: r.Op.String(), Off: r.Off, Cause: s.failed}
+}
+
+// begin gives r a slot and a connection, if there is one.
+func (s *Store) begin(r *backstore.Request) {
+	i := s.free[len(s.free)-1]
+	s.free = s.free[:len(s.free)-1]
+	sl := &s.slots[i]
+	*sl = slot{req: r, cover: sl.cover[:0], mark: s.acked}
+	r.Slot = uint64(i)
+	switch r.Op {
+	case backstore.Read:
+		sl.cmd = cmdRead
+		if r.Flags&backstore.FUA != 0 {
+			sl.cmd = cmdFlush
+		}
+	case backstore.Write:
+		sl.cmd = cmdWrite
+	case backstore.Flush:
+		sl.cmd = cmdFlush
+	case backstore.Discard:
+		sl.cmd = cmdTrim
+	case backstore.WriteZeroes:
+		sl.cmd = cmdWriteZeroes
+	}
+	s.assign(i)
+	// A caller that never ends its batch must not stand still.
+	if c := sl.c; c != nil && (c.sendq.n >= maxBatch || c.sendBytes >= maxSend) && !c.blocked {
+		c.send()
+	}
+}
+
+// assign queues a slot's request on a connection, or lets it wait.
+func (s *Store) assign(i uint16) {
+	sl := &s.slots[i]
+	c := s.pick(sl.cmd == cmdFlush)
+	sl.c, sl.sent, sl.errno, sl.text, sl.errOff, sl.cover = c, false, 0, "", 0, sl.cover[:0]
+	if c == nil {
+		s.wait.push(sl.req)
+		return
+	}
+	s.seq++
+	sl.cookie = uint64(i) | s.seq<<16
+	c.take(sl)
+}
+
+// pick chooses the connection: one for perConn requests in a row, so that a batch is few packets, then the one
+// with the least in flight. A flush goes where it can be believed.
+func (s *Store) pick(flush bool) *conn {
+	believe := flush && s.suspect
+	if c := s.cur; c != nil && s.burst < perConn && c.usable() && !(believe && c.era > s.askEra) {
+		s.burst++
+		return c
+	}
+	var best *conn
+	for _, c := range s.conns {
+		if c != nil && c.usable() && !(believe && c.era > s.askEra) && (best == nil || c.inflight < best.inflight) {
+			best = c
+		}
+	}
+	s.cur, s.burst = best, 1
+	return best
+}
+
+// Kick sends what Submit queued.
+func (s *Store) Kick() {
+	s.mu.Lock()
+	s.cur = nil
+	s.sendAll()
+	s.mu.Unlock()
+}
+
+func (s *Store) sendAll() {
+	for _, c := range s.conns {
+		if c != nil && c.sendq.head != nil && !c.blocked {
+			c.send()
+		}
+	}
+}
+
+// end frees a slot and completes its request when the lock is let go.
+func (s *Store) end(i uint16, err error) {
+	sl := &s.slots[i]
+	r := sl.req
+	sl.req, sl.c, sl.cookie, sl.text = nil, nil, 0, ""
+	s.free = append(s.free, i)
+	r.Err = err
+	s.done.push(r)
+	if s.idle != nil && len(s.free) == len(s.slots) {
+		close(s.idle)
+		s.idle = nil
+	}
+}
+
+// unlock lets go of the lock and delivers what came of holding it.
+func (s *Store) unlock() {
+	done, warns := s.done, s.warns
+	s.done, s.warns = queue{}, nil
+	s.mu.Unlock()
+	for r := done.pop(); r != nil; r = done.pop() {
+		r.C.Complete(r)
+	}
+	for _, w := range warns {
+		s.warn(w)
+	}
+}
+
+func (s *Store) remark(format string, a ...any) {
+	s.warns = append(s.warns, s.info.Volume+": "+fmt.Sprintf(format, a...))
+}
+
+// A queue is a list of requests through their Next.
+type queue struct {
+	head, tail *backstore.Request
+	n          int
+}
+
+func (q *queue) push(r *backstore.Request) {
+	r.Next = nil
+	if q.head == nil {
+		q.head = r
+	} else {
+		q.tail.Next = r
+	}
+	q.tail = r
+	q.n++
+}
+
+func (q *queue) pop() *backstore.Request {
+	r := q.head
+	if r != nil {
+		q.head, r.Next = r.Next, nil
+		q.n--
+	}
+	return r
+}

@@ -48,7 +48,7 @@ const benchExamples = `  # 4 KiB random reads, 32 in flight, for 10 seconds
 
 // benchFlags are the flags whose form is not load.Config's.
 type benchFlags struct {
-	bs, fillRegion                    byteSize
+	bs                                byteSize
 	firstBurst, maxBurst, mrdsl       byteSize
 	seconds, warmup, stall            float64
 	random, sequential                bool
@@ -99,7 +99,7 @@ func newBench() *cobra.Command {
 	fs.BoolVar(&f.headerDigest, "header-digest", false, "offer CRC32C header digests")
 	fs.BoolVar(&f.dataDigest, "data-digest", false, "offer CRC32C data digests")
 	fs.StringVar(&f.initiatorName, "initiator", initiator.DefaultInitiatorName, "our name")
-	fs.BoolVar(&f.lenient, "lenient", false, "overlook wrong numbers that initiators do not read (ExpDataSN; StatSN of R2T and NOP-In)")
+	fs.BoolVar(&f.lenient, "lenient", false, "overlook what no initiator acts on: ExpDataSN, StatSN of R2T and NOP-In, MaxBurstLength of reads")
 	fs.BoolVar(&f.json, "json", false, "write the report as JSON")
 	fs.BoolVar(&f.progress, "progress", false, "a line a second on stderr (the default on a terminal)")
 	cmd.MarkFlagsMutuallyExclusive("random", "sequential")
@@ -166,7 +166,10 @@ func bench(ctx context.Context, c load.Config, asJSON bool, out, errOut io.Write
 		}
 		err = errors.Join(err, werr)
 	}
+	var v *initiator.ViolationError
 	switch {
+	case errors.As(err, &v) && v.Minor:
+		return &failure{fmt.Errorf("%w (--lenient goes on in spite of this)", err)}
 	case err != nil:
 		return &failure{err}
 	case r.Errors > 0:

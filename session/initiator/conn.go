@@ -2,9 +2,7 @@ package initiator
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"net"
 	"time"
@@ -19,8 +17,6 @@ const (
 	// DefaultMaxRecv is the data segment we take: what we declare as MaxRecvDataSegmentLength.
 	DefaultMaxRecv = 256 << 10
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // A PDU is one PDU as it was received. Data is without pad; AHS and Data are the receiver's own memory.
 type PDU struct {
@@ -98,21 +94,27 @@ func (c *Conn) SendAHS(h *pdu.Header, ahs, data []byte) error {
 // Frame returns a PDU as it goes over the wire: header, AHS, digest, data, pad, digest. The lengths in h
 // are used as they stand, so that a test may have them lie.
 func Frame(h *pdu.Header, ahs, data []byte, headerDigest, dataDigest bool) []byte {
-	b := make([]byte, 0, pdu.HeaderLen+len(ahs)+pdu.Pad(len(data))+8)
+	b := make([]byte, 0, pdu.HeaderLen+len(ahs)+pdu.Pad(len(data))+2*pdu.DigestLen)
 	b = append(b, h[:]...)
 	b = append(b, ahs...)
 	if headerDigest {
-		b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+		b = appendDigest(b, pdu.Digest(b))
 	}
 	if len(data) > 0 {
 		at := len(b)
 		b = append(b, data...)
 		b = append(b, make([]byte, pdu.Pad(len(data))-len(data))...)
 		if dataDigest {
-			b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[at:], castagnoli))
+			b = appendDigest(b, pdu.Digest(b[at:]))
 		}
 	}
 	return b
+}
+
+func appendDigest(b []byte, d uint32) []byte {
+	var four [pdu.DigestLen]byte
+	pdu.PutDigest(four[:], d)
+	return append(b, four[:]...)
 }
 
 // SendBytes sends b as it is.
@@ -143,10 +145,10 @@ func (c *Conn) Recv() (*PDU, error) {
 	}
 	ahs, hd, dd := p.AHSLen(), 0, 0
 	if c.HeaderDigest {
-		hd = 4
+		hd = pdu.DigestLen
 	}
 	if c.DataDigest && p.DataLen() > 0 {
-		dd = 4
+		dd = pdu.DigestLen
 	}
 	rest := make([]byte, ahs+hd+pdu.Pad(p.DataLen())+dd)
 	if _, err := io.ReadFull(c.NC, rest); err != nil {
@@ -159,16 +161,16 @@ func (c *Conn) Recv() (*PDU, error) {
 		p.AHS = rest[:ahs]
 	}
 	if hd > 0 {
-		crc := crc32.Update(crc32.Checksum(p.Header[:], castagnoli), castagnoli, p.AHS)
-		if got := binary.LittleEndian.Uint32(rest[ahs:]); got != crc {
+		crc := pdu.UpdateDigest(pdu.Digest(p.Header[:]), p.AHS)
+		if got := pdu.DigestAt(rest[ahs:]); got != crc {
 			return nil, fmt.Errorf("%v with header digest %08x, want %08x", p.Opcode(), got, crc)
 		}
 	}
 	seg := rest[ahs+hd : len(rest)-dd]
 	p.Data = seg[:p.DataLen()]
 	if dd > 0 {
-		crc := crc32.Checksum(seg, castagnoli)
-		if got := binary.LittleEndian.Uint32(rest[len(rest)-dd:]); got != crc {
+		crc := pdu.Digest(seg)
+		if got := pdu.DigestAt(rest[len(rest)-dd:]); got != crc {
 			return nil, fmt.Errorf("%v with data digest %08x, want %08x", p.Opcode(), got, crc)
 		}
 	}

@@ -107,8 +107,10 @@ func (e *engine) response(r *pdu.SCSIResponse, data []byte) error {
 	}
 	io.Response, io.Status = r.Response(), r.Status()
 	if io.Response == pdu.CommandCompleted {
-		if r.ExpDataSN() != io.dataSN && !e.lenient {
-			return violation("SCSI Response with ExpDataSN %d after %d R2T and Data-In", r.ExpDataSN(), io.dataSN)
+		if r.ExpDataSN() != io.dataSN {
+			if err := e.minor("SCSI Response with ExpDataSN %d after %d R2T and Data-In", r.ExpDataSN(), io.dataSN); err != nil {
+				return err
+			}
 		}
 		if err := io.residual(r.Residual(), r.ResidualCount()); err != nil {
 			return err
@@ -116,7 +118,7 @@ func (e *engine) response(r *pdu.SCSIResponse, data []byte) error {
 	}
 	sense, err := senseOf(data)
 	if err != nil {
-		return &ViolationError{err.Error()}
+		return violation("%v", err)
 	}
 	if io.Response == pdu.CommandCompleted && io.Status == sam.CheckCondition && len(sense) == 0 {
 		return violation("CHECK CONDITION without sense data")
@@ -133,6 +135,7 @@ func (e *engine) answered(h *pdu.Header, data []byte) error {
 	if io == nil || io.kind|0x20 != h.Opcode() {
 		return violation("%v for the unknown tag %08x", h.Opcode(), h.ITT())
 	}
+	e.replies++
 	io.reply = &PDU{Header: *h, Data: append([]byte(nil), data...)}
 	if io.kind == pdu.OpTaskMgmtReq && (*pdu.TaskMgmtResp)(h).Response() == pdu.FunctionComplete {
 		e.taken(io)

@@ -1,10 +1,8 @@
 package initiator
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/pdu"
@@ -23,13 +21,24 @@ var (
 	ErrClosed = errors.New("session closed")
 )
 
-// A ViolationError says what of the standard the target broke.
-type ViolationError struct{ Text string }
+// A ViolationError says what of the standard the target broke. Minor ones are those that Options.Lenient overlooks.
+type ViolationError struct {
+	Text  string
+	Minor bool
+}
 
 func (e *ViolationError) Error() string { return "protocol violation by the target: " + e.Text }
 
 func violation(format string, args ...any) error {
-	return &ViolationError{fmt.Sprintf(format, args...)}
+	return &ViolationError{Text: fmt.Sprintf(format, args...)}
+}
+
+// minor is violation for what e may be told to overlook.
+func (e *engine) minor(format string, args ...any) error {
+	if e.lenient {
+		return nil
+	}
+	return &ViolationError{Text: fmt.Sprintf(format, args...), Minor: true}
 }
 
 // A RejectError is a Reject that the target sent.
@@ -119,6 +128,7 @@ type engine struct {
 	rx    receiver
 
 	active  int        // IOs in flight
+	replies int        // requests other than commands that were answered
 	onAsync func(*PDU) // told of asynchronous messages that are SCSI events
 	leaving bool       // the target asked for logout
 	logout  *IO        // our answer to that, once sent
@@ -275,9 +285,9 @@ func (e *engine) put(h *pdu.Header, data []byte) {
 	h.SetExpStatSN(e.expStatSN)
 	h.SetDataLen(len(data))
 	if e.p.HeaderDigest {
-		b := e.out.reserve(pdu.HeaderLen + 4)
+		b := e.out.reserve(pdu.HeaderLen + pdu.DigestLen)
 		copy(b, h[:])
-		binary.LittleEndian.PutUint32(b[pdu.HeaderLen:], crc32.Checksum(h[:], castagnoli))
+		pdu.PutDigest(b[pdu.HeaderLen:], pdu.Digest(h[:]))
 	} else {
 		copy(e.out.reserve(pdu.HeaderLen), h[:])
 	}
@@ -285,14 +295,11 @@ func (e *engine) put(h *pdu.Header, data []byte) {
 		return
 	}
 	e.out.data(data)
-	pad := pdu.Pad(len(data)) - len(data)
-	if pad > 0 {
+	if pad := pdu.Pad(len(data)) - len(data); pad > 0 {
 		clear(e.out.reserve(pad))
 	}
 	if e.p.DataDigest {
-		var zero [4]byte
-		crc := crc32.Update(crc32.Checksum(data, castagnoli), castagnoli, zero[:pad])
-		binary.LittleEndian.PutUint32(e.out.reserve(4), crc)
+		pdu.PutDigest(e.out.reserve(pdu.DigestLen), pdu.DataDigest(data))
 	}
 }
 

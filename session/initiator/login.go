@@ -100,40 +100,47 @@ func (c *Conn) LoginStep(itt uint32, transit bool, csg, nsg pdu.Stage, keys Keys
 	}
 }
 
+// The two stages that we go through, each with the one that follows.
+var (
+	stageSecurity    = [2]pdu.Stage{pdu.SecurityNegotiation, pdu.OperationalStage}
+	stageOperational = [2]pdu.Stage{pdu.OperationalStage, pdu.FullFeaturePhase}
+)
+
 // Login walks a login without authentication: the security stage with the first list (names, SessionType, AuthMethod) and
 // the operational stage with the second, each repeated with an empty list while the target holds the stage, up to the
 // full feature phase. It returns what the target answered in both.
 func (c *Conn) Login(security, operational Keys) (Keys, error) {
 	itt := c.NextITT()
 	var all Keys
-	steps := [...]struct {
-		csg, nsg pdu.Stage
-		keys     Keys
-	}{
-		{pdu.SecurityNegotiation, pdu.OperationalStage, security},
-		{pdu.OperationalStage, pdu.FullFeaturePhase, operational},
+	collect := func(answer Keys) (Keys, error) {
+		all = append(all, answer...)
+		return nil, nil
 	}
-	for _, s := range steps {
-		keys := s.keys
-		for round := 0; ; round++ {
-			if round == maxLoginRounds {
-				return all, fmt.Errorf("the target does not leave login stage %d", s.csg)
+	err := c.loginStage(itt, stageSecurity, security, collect)
+	if err == nil {
+		err = c.loginStage(itt, stageOperational, operational, collect)
+	}
+	return all, err
+}
+
+// loginStage goes through one stage, giving the target's keys to take and sending on what it returns.
+func (c *Conn) loginStage(itt uint32, stage [2]pdu.Stage, keys Keys, take func(Keys) (Keys, error)) error {
+	for range maxLoginRounds {
+		p, answer, err := c.LoginStep(itt, true, stage[0], stage[1], keys)
+		if err != nil {
+			return err
+		}
+		if keys, err = take(answer); err != nil {
+			return err
+		}
+		if r := (*pdu.LoginResp)(&p.Header); r.Transit() {
+			if r.NSG() != stage[1] {
+				return fmt.Errorf("the target goes from login stage %d to %d, want %d", stage[0], r.NSG(), stage[1])
 			}
-			p, k, err := c.LoginStep(itt, true, s.csg, s.nsg, keys)
-			all = append(all, k...)
-			if err != nil {
-				return all, err
-			}
-			if r := (*pdu.LoginResp)(&p.Header); r.Transit() {
-				if r.NSG() != s.nsg {
-					return all, fmt.Errorf("the target goes from login stage %d to %d, want %d", s.csg, r.NSG(), s.nsg)
-				}
-				break
-			}
-			keys = nil
+			return nil
 		}
 	}
-	return all, nil
+	return fmt.Errorf("the target does not leave login stage %d", stage[0])
 }
 
 // maxLoginRounds bounds the exchanges of one login stage.
@@ -142,11 +149,11 @@ const maxLoginRounds = 16
 // SecurityKeys are the keys that open a normal session's login (RFC 7143 §6.3.2); with target "" those of
 // a discovery session.
 func SecurityKeys(initiator, target string) Keys {
-	k := Keys{{"InitiatorName", initiator}}
+	var k Keys
 	if target == "" {
-		k = append(k, Key{"SessionType", "Discovery"})
+		k = k.With("SessionType", "Discovery")
 	} else {
-		k = append(k, Key{"SessionType", "Normal"}, Key{"TargetName", target})
+		k = k.With("SessionType", "Normal").With("TargetName", target)
 	}
-	return append(k, Key{"AuthMethod", "None"})
+	return append(Keys{{Name: "InitiatorName", Value: initiator}}, k.With("AuthMethod", "None")...)
 }

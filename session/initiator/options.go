@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/lunar-iscsi/lunar/session/login"
 	"github.com/lunar-iscsi/lunar/session/pdu"
 )
 
@@ -27,8 +28,8 @@ type Options struct {
 	Depth int           // commands in flight, further ones wait; DefaultDepth
 	Wait  time.Duration // bounds dialling and each step of the login; DefaultTimeout
 
-	// Lenient overlooks what no initiator at error recovery level 0 reads: ExpDataSN, and StatSN in R2T and NOP-In that only
-	// show the next one. For comparing peers that get these wrong.
+	// Lenient overlooks what no initiator at error recovery level 0 acts on: ExpDataSN, StatSN in R2T and NOP-In that only
+	// show the next one, and Data-In sequences beyond MaxBurstLength. For comparing peers that get these wrong.
 	Lenient bool
 	// OnAsync is told of SCSI events, from the session's own goroutine; it must not call the session.
 	OnAsync func(*PDU)
@@ -100,18 +101,16 @@ func (o *Options) login(c *Conn) (Params, error) {
 		offer = *o.Offer
 	}
 	c.MaxRecv = int(offer.MaxRecvDataSegmentLength)
-	keys := offer.Keys()
-	if o.TargetName == "" { // RFC 7143 §13.21: what belongs to SCSI data has no place in a discovery session
-		keys = Keys{{"HeaderDigest", "None"}, {"DataDigest", "None"}, {"MaxRecvDataSegmentLength", fmt.Sprint(offer.MaxRecvDataSegmentLength)}}
-	}
-	for _, k := range o.Extra {
-		keys = keys.With(k.Name, k.Value)
-	}
-	answer, err := c.Login(SecurityKeys(initiator, o.TargetName), keys)
+	itt := c.NextITT()
+	err := c.loginStage(itt, stageSecurity, SecurityKeys(initiator, o.TargetName), func(Keys) (Keys, error) { return nil, nil })
 	if err != nil {
 		return offer, err
 	}
-	p, err := offer.Agree(answer)
+	t := login.Normal
+	if o.TargetName == "" {
+		t = login.Discovery
+	}
+	p, err := negotiate(c, offer, t, o.Extra, itt)
 	if err != nil {
 		return p, err
 	}
@@ -134,7 +133,7 @@ func Discover(ctx context.Context, o Options) ([]Target, error) {
 		return nil, err
 	}
 	defer c.Close()
-	keys, err := c.Text(Keys{{"SendTargets", "All"}})
+	keys, err := c.Text(Keys{{Name: "SendTargets", Value: "All"}})
 	if err != nil {
 		return nil, fmt.Errorf("discovery at %s: %w", o.Portal, err)
 	}

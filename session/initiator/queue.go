@@ -200,7 +200,7 @@ func (q *Queue) wait(timeout time.Duration) error {
 	if timeout > 0 && timeout != Forever {
 		end = time.Now().Add(timeout)
 	}
-	for {
+	for replies := q.e.replies; ; {
 		if err := q.flush(); err != nil {
 			return err
 		}
@@ -215,7 +215,7 @@ func (q *Queue) wait(timeout time.Duration) error {
 			if err := q.take(n); err != nil {
 				return err
 			}
-			if len(q.e.done) > 0 {
+			if len(q.e.done) > 0 || q.e.replies != replies {
 				return nil
 			}
 		}
@@ -295,12 +295,10 @@ func (q *Queue) Logout(timeout time.Duration) error {
 	end := time.Now().Add(timeout)
 	for q.e.active > 0 || q.e.first != nil {
 		if _, err := q.Wait(time.Until(end)); err != nil {
-			q.Close()
-			return err
+			return errors.Join(err, q.Close())
 		}
 		if !time.Now().Before(end) {
-			q.Close()
-			return fmt.Errorf("%d commands have not ended: %w", q.e.active, os.ErrDeadlineExceeded)
+			return errors.Join(fmt.Errorf("%d commands have not ended: %w", q.e.active, os.ErrDeadlineExceeded), q.Close())
 		}
 	}
 	lo := newLogout(pdu.LogoutCloseSession)
@@ -309,12 +307,10 @@ func (q *Queue) Logout(timeout time.Duration) error {
 	}
 	for lo.active {
 		if _, err := q.Wait(time.Until(end)); err != nil {
-			q.Close()
-			return err
+			return errors.Join(err, q.Close())
 		}
 		if lo.active && !time.Now().Before(end) {
-			q.Close()
-			return fmt.Errorf("no Logout Response: %w", os.ErrDeadlineExceeded)
+			return errors.Join(fmt.Errorf("no Logout Response: %w", os.ErrDeadlineExceeded), q.Close())
 		}
 	}
 	return errors.Join(logoutError(lo), q.Close())

@@ -1,9 +1,6 @@
 package initiator
 
 import (
-	"encoding/binary"
-	"hash/crc32"
-
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/pdu"
 )
@@ -11,11 +8,10 @@ import (
 // A receiver is where in the stream of received bytes we are: between PDUs, or inside the data segment of a Data-In, which
 // is taken as it comes, so that a long one needs no memory.
 type receiver struct {
-	h     pdu.Header // the Data-In that we are in
-	io    *IO        // and its task; nil between PDUs
-	left  int        // bytes of its data segment still to come
-	crc   uint32
-	other int // PDUs other than Data-In so far: progress that shows in no IO
+	h    pdu.Header // the Data-In that we are in
+	io   *IO        // and its task; nil between PDUs
+	left int        // bytes of its data segment still to come
+	crc  uint32
 }
 
 // feed takes received bytes and returns how many it used; the rest, less than a PDU, must be given again with what follows it. b must have
@@ -42,7 +38,7 @@ func (e *engine) feed(b []byte) (int, error) {
 		}
 		crcAt := head
 		if e.p.HeaderDigest {
-			head += 4
+			head += pdu.DigestLen
 		}
 		need := head
 		if h.Opcode() != pdu.OpDataIn && seg > 0 {
@@ -52,7 +48,7 @@ func (e *engine) feed(b []byte) (int, error) {
 			return n, nil
 		}
 		if e.p.HeaderDigest {
-			if crc := crc32.Checksum(b[n:n+crcAt], castagnoli); binary.LittleEndian.Uint32(b[n+crcAt:]) != crc {
+			if pdu.Digest(b[n:n+crcAt]) != pdu.DigestAt(b[n+crcAt:]) {
 				return n, violation("%v with a wrong header digest", h.Opcode())
 			}
 		}
@@ -63,11 +59,10 @@ func (e *engine) feed(b []byte) (int, error) {
 			data := b[n+head : n+head+seg]
 			if e.p.DataDigest && seg > 0 {
 				end := n + head + pdu.Pad(seg)
-				if crc := crc32.Checksum(b[n+head:end], castagnoli); binary.LittleEndian.Uint32(b[end:]) != crc {
+				if pdu.Digest(b[n+head:end]) != pdu.DigestAt(b[end:]) {
 					return n, violation("%v with a wrong data digest", h.Opcode())
 				}
 			}
-			e.rx.other++
 			err = e.pdu(h, data)
 		}
 		if err != nil {
@@ -80,7 +75,7 @@ func (e *engine) feed(b []byte) (int, error) {
 // trailed returns the bytes of a data segment with pad and digest.
 func (e *engine) trailed(seg int) int {
 	if e.p.DataDigest {
-		return pdu.Pad(seg) + 4
+		return pdu.Pad(seg) + pdu.DigestLen
 	}
 	return pdu.Pad(seg)
 }
@@ -94,7 +89,7 @@ func (e *engine) body(b []byte) (n int, whole bool, err error) {
 			copy(io.In[io.Got:], b[:n])
 		}
 		if e.p.DataDigest {
-			r.crc = crc32.Update(r.crc, castagnoli, b[:n])
+			r.crc = pdu.UpdateDigest(r.crc, b[:n])
 		}
 		io.Got += uint32(n)
 		r.left -= n
@@ -109,7 +104,7 @@ func (e *engine) body(b []byte) (n int, whole bool, err error) {
 		}
 		if e.p.DataDigest {
 			pad := pdu.Pad(seg) - seg
-			if crc := crc32.Update(r.crc, castagnoli, b[n:n+pad]); binary.LittleEndian.Uint32(b[n+pad:]) != crc {
+			if pdu.UpdateDigest(r.crc, b[n:n+pad]) != pdu.DigestAt(b[n+pad:]) {
 				return n, false, violation("Data-In with a wrong data digest")
 			}
 		}
@@ -144,7 +139,9 @@ func (e *engine) dataIn(h *pdu.Header) error {
 	}
 	io.dataSN++
 	if io.burst += uint32(h.DataLen()); io.burst > e.p.MaxBurstLength {
-		return violation("%d bytes of Data-In without the F bit, MaxBurstLength is %d", io.burst, e.p.MaxBurstLength)
+		if err := e.minor("%d bytes of Data-In without the F bit, MaxBurstLength is %d", io.burst, e.p.MaxBurstLength); err != nil {
+			return err
+		}
 	}
 	if h.Final() {
 		io.burst = 0
@@ -172,8 +169,8 @@ func (e *engine) statSN(h *pdu.Header) error {
 
 // nextStatSN checks the StatSN of a PDU that only shows the next one.
 func (e *engine) nextStatSN(h *pdu.Header) error {
-	if h.StatSN() != e.expStatSN && !e.lenient {
-		return violation("%v with StatSN %d, the next one is %d", h.Opcode(), h.StatSN(), e.expStatSN)
+	if h.StatSN() != e.expStatSN {
+		return e.minor("%v with StatSN %d, the next one is %d", h.Opcode(), h.StatSN(), e.expStatSN)
 	}
 	return nil
 }

@@ -1,13 +1,14 @@
 package initiator
 
 import (
-	"bytes"
 	"fmt"
 	"strings"
+
+	"github.com/lunar-iscsi/lunar/session/pdu"
 )
 
 // A Key is one key=value pair of a login or text exchange (RFC 7143 §6.1).
-type Key struct{ Name, Value string }
+type Key = pdu.Key
 
 // Keys is a key list in the order of the wire; a name may stand there twice (TargetAddress does).
 type Keys []Key
@@ -32,17 +33,14 @@ func (k Keys) With(name, value string) Keys {
 			return out
 		}
 	}
-	return append(out, Key{name, value})
+	return append(out, Key{Name: name, Value: value})
 }
 
 // Encode returns the list as it stands in a data segment: each pair ended by a zero byte.
 func (k Keys) Encode() []byte {
 	var b []byte
 	for _, x := range k {
-		b = append(b, x.Name...)
-		b = append(b, '=')
-		b = append(b, x.Value...)
-		b = append(b, 0)
+		b = pdu.AppendKey(b, x.Name, x.Value)
 	}
 	return b
 }
@@ -56,24 +54,14 @@ func (k Keys) String() string {
 	return strings.Join(s, " ")
 }
 
-// ParseKeys reads a whole key list. A pair without '=' or the last without its zero byte is an error.
+// ParseKeys reads a whole key list, as strictly as RFC 7143 §6.1 has it.
 func ParseKeys(b []byte) (Keys, error) {
-	var k Keys
-	for len(b) > 0 {
-		i := bytes.IndexByte(b, 0)
-		if i < 0 {
-			return k, fmt.Errorf("key list: %q has no zero byte at its end", b)
+	var list Keys
+	for k, err := range pdu.Keys(b) {
+		if err != nil {
+			return list, fmt.Errorf("key list: %w", err)
 		}
-		pair := b[:i]
-		b = b[i+1:]
-		if len(pair) == 0 { // a few targets pad inside the data segment
-			continue
-		}
-		eq := bytes.IndexByte(pair, '=')
-		if eq <= 0 {
-			return k, fmt.Errorf("key list: %q is no key=value pair", pair)
-		}
-		k = append(k, Key{string(pair[:eq]), string(pair[eq+1:])})
+		list = append(list, k)
 	}
-	return k, nil
+	return list, nil
 }

@@ -62,8 +62,8 @@ type Progress struct {
 	Done    float64 // share of the phase, 0 to 1
 }
 
-// check completes c and reports the first thing wrong with it.
-func (c *Config) check() error {
+// Check completes c with its defaults and reports the first thing wrong with it.
+func (c *Config) Check() error {
 	if c.Connections == 0 {
 		c.Connections = 1
 	}

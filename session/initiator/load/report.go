@@ -70,7 +70,7 @@ func (r *Report) text() string {
 		loop = fmt.Sprintf("%.0f a second (at most %d at once)", r.Rate, r.Depth)
 	}
 	s := fmt.Sprintf("target:      %s LUN %s, region %s of %s\n", r.Target, r.LUN, size(r.Region), size(r.Volume))
-	s += fmt.Sprintf("negotiated:  %v\n", r.Params)
+	s += fmt.Sprintf("negotiated:  %s\n", initiator.FormatParams(&r.Params))
 	if r.Filled > 0 {
 		s += fmt.Sprintf("fill:        %s at %.1f MB/s\n", size(r.Filled), r.FillMBps)
 	}

@@ -17,7 +17,7 @@ import (
 // coming to its end (then the Report, if there is one, holds what was measured up to there). It ends early, and
 // without an error, when ctx does: the Report's Seconds tell.
 func Run(ctx context.Context, c Config) (*Report, error) {
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return nil, err
 	}
 	queues, err := open(ctx, &c)

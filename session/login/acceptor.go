@@ -9,6 +9,7 @@ import (
 // An acceptor answers operational keys: the target's side of RFC 7143 §6.2.
 type acceptor struct {
 	own     *Params // offers and limits
+	least   Params  // demands: HeaderDigest and DataDigest
 	result  Params
 	taken   seen // keys the peer sent
 	session SessionType
@@ -44,7 +45,7 @@ func (a *acceptor) answer(dst []byte, i int, offer string) ([]byte, error) {
 		a.result.MaxXmitDataSegmentLength = v
 		return dst, nil
 	}
-	v, ok := r.combine(offer, r.get(a.own))
+	v, ok := r.combine(offer, r.get(&a.least), r.get(a.own))
 	if !ok {
 		// RFC 7143 §6.2: the key keeps the value it had, the RFC's default.
 		return pdu.AppendKey(dst, r.name, Reject), nil

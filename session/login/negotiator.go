@@ -53,11 +53,15 @@ func NewNegotiator(cfg *Config, p Policy, rand io.Reader, portalGroup uint16) *N
 	n := &Negotiator{cfg: cfg, policy: p, rand: rand}
 	n.res.PortalGroup = portalGroup
 	n.ops = acceptor{own: &cfg.Params, result: RFCDefaults()}
+	n.ops.least.HeaderDigest, n.ops.least.DataDigest = cfg.RequireHeaderDigest, cfg.RequireDataDigest
 	return n
 }
 
-// MaxDataSegment returns how many bytes of data the next Login Request may carry.
-func (n *Negotiator) MaxDataSegment() int { return int(n.ops.result.MaxRecvDataSegmentLength) }
+// MaxDataSegment returns how many bytes of data the next Login Request may carry: what
+// we declared so far, within what is left of Config.MaxKeyBytes. More need not be read.
+func (n *Negotiator) MaxDataSegment() int {
+	return min(int(n.ops.result.MaxRecvDataSegmentLength), n.cfg.MaxKeyBytes-n.bytes)
+}
 
 // Result returns what the login came to; it is whole once a Response was Final. Before
 // that it holds what is known so far, for the log.
@@ -125,7 +129,8 @@ func (n *Negotiator) accept(req *pdu.LoginReq, data []byte) *failure {
 	}
 	n.itt = h.ITT()
 	n.pdus++
-	n.bytes += len(data)
+	limit := n.MaxDataSegment()
+	n.bytes += min(len(data), limit)
 	switch {
 	case req.VersionMin() > 0:
 		// RFC 7143 §11.13.5: only version 0 exists.
@@ -134,12 +139,10 @@ func (n *Negotiator) accept(req *pdu.LoginReq, data []byte) *failure {
 		return failf(pdu.InitiatorError, "login with additional header segments")
 	case len(data) != h.DataLen():
 		return failf(pdu.InitiatorError, "%d bytes of data, the header says %d", len(data), h.DataLen())
-	case len(data) > n.MaxDataSegment():
-		return failf(pdu.InitiatorError, "data segment of %d bytes, at most %d are allowed", len(data), n.MaxDataSegment())
+	case len(data) > limit:
+		return failf(pdu.InitiatorError, "data segment of %d bytes, at most %d are allowed", len(data), limit)
 	case n.pdus > n.cfg.MaxPDUs:
 		return failf(pdu.InitiatorError, "more than %d login requests", n.cfg.MaxPDUs)
-	case n.bytes > n.cfg.MaxKeyBytes:
-		return failf(pdu.InitiatorError, "more than %d bytes of keys", n.cfg.MaxKeyBytes)
 	case req.ISID() != n.res.ISID || req.TSIH() != n.res.TSIH || req.CID() != n.res.CID:
 		return failf(pdu.InitiatorError, "ISID, TSIH or CID changed during login")
 	case req.CSG() != n.stage:
@@ -407,10 +410,10 @@ func (n *Negotiator) mayTransit() bool {
 
 // finish checks what only the end of a login can tell.
 func (n *Negotiator) finish() *failure {
-	switch p := &n.ops.result; {
-	case n.cfg.RequireHeaderDigest && !p.HeaderDigest && n.res.Type == Normal:
+	switch p, least := &n.ops.result, &n.ops.least; {
+	case least.HeaderDigest && !p.HeaderDigest:
 		return failf(pdu.InitiatorError, "login without HeaderDigest=CRC32C, which is required")
-	case n.cfg.RequireDataDigest && !p.DataDigest && n.res.Type == Normal:
+	case least.DataDigest && !p.DataDigest:
 		return failf(pdu.InitiatorError, "login without DataDigest=CRC32C, which is required")
 	}
 	return nil

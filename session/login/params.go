@@ -75,7 +75,7 @@ const DefaultMRDSL = 8192
 type Config struct {
 	Params Params // offers and limits; a target's own (TargetInfo.Params) go before
 
-	RequireHeaderDigest bool // a login that ends without CRC32C fails
+	RequireHeaderDigest bool // a login that ends without CRC32C fails, for discovery too
 	RequireDataDigest   bool
 
 	ForbidMD5 bool // CHAP algorithm 5 is not chosen (RFC 7143 §9.2.1 has the doubts about it)
@@ -168,9 +168,9 @@ func (a Account) GoString() string { return a.String() }
 
 // A Response is what Received asks of its caller.
 type Response struct {
-	// Header and Data are the Login Response to send. The caller adds StatSN,
-	// ExpCmdSN and MaxCmdSN (ignored by the initiator in a failed login), and the TSIH when Final. Data belongs to
-	// the Negotiator until the next Received and has no pad.
+	// Header and Data are the Login Response to send. The caller adds StatSN, ExpCmdSN and
+	// MaxCmdSN (they count only in a login that goes on) and, when Final, the TSIH. Data
+	// belongs to the Negotiator until the next Received, and has no pad.
 	Header pdu.Header
 	Data   []byte
 
@@ -191,7 +191,7 @@ type Result struct {
 	TSIH           uint16 // asked for: 0 for a new session
 	CID            uint16
 	CmdSN          pdu.SN // of the Login Requests: the first command of a new session carries it (RFC 7143 §4.2.2.1)
-	Params         Params
+	Params         Params // with a TSIH, only what belongs to the connection counts: digests and …DataSegmentLength
 	AuthUser       string // CHAP name that was proved, "" with AuthMethod=None
 	MutualAuth     bool   // we proved ours, too
 	Info           TargetInfo

@@ -50,7 +50,7 @@ func number[T ~uint8 | ~uint16 | ~uint32](at func(*Params) *T) field {
 	}
 }
 
-func flag(at func(*Params) *bool) field {
+func truth(at func(*Params) *bool) field {
 	return field{
 		get: func(p *Params) uint32 {
 			if *at(p) {
@@ -102,9 +102,9 @@ var table = [...]row{
 	{name: "SendTargets", use: fullOnly, from: initiator, kind: declared},
 
 	{name: "HeaderDigest", use: initialize, from: both, kind: list, values: digestNames,
-		field: flag(func(p *Params) *bool { return &p.HeaderDigest })},
+		field: truth(func(p *Params) *bool { return &p.HeaderDigest })},
 	{name: "DataDigest", use: initialize, from: both, kind: list, values: digestNames,
-		field: flag(func(p *Params) *bool { return &p.DataDigest })},
+		field: truth(func(p *Params) *bool { return &p.DataDigest })},
 	{name: "MaxRecvDataSegmentLength", use: anyTime, from: both, kind: declaredNumber, min: minSegment, max: maxSegment,
 		field: number(func(p *Params) *uint32 { return &p.MaxRecvDataSegmentLength })},
 	{name: "DefaultTime2Wait", use: leading, from: both, kind: maximum, max: maxTime,
@@ -116,9 +116,9 @@ var table = [...]row{
 	{name: "MaxConnections", use: leading, from: both, kind: minimum, normal: true, min: 1, max: maxUint16Key,
 		field: number(func(p *Params) *uint16 { return &p.MaxConnections })},
 	{name: "InitialR2T", use: leading, from: both, kind: boolOr, normal: true,
-		field: flag(func(p *Params) *bool { return &p.InitialR2T })},
+		field: truth(func(p *Params) *bool { return &p.InitialR2T })},
 	{name: "ImmediateData", use: leading, from: both, kind: boolAnd, normal: true,
-		field: flag(func(p *Params) *bool { return &p.ImmediateData })},
+		field: truth(func(p *Params) *bool { return &p.ImmediateData })},
 	{name: "MaxBurstLength", use: leading, from: both, kind: minimum, normal: true, min: minSegment, max: maxSegment,
 		field: number(func(p *Params) *uint32 { return &p.MaxBurstLength })},
 	{name: firstBurst, use: leading, from: both, kind: minimum, normal: true, min: minSegment, max: maxSegment,
@@ -126,9 +126,9 @@ var table = [...]row{
 	{name: "MaxOutstandingR2T", use: leading, from: both, kind: minimum, normal: true, min: 1, max: maxUint16Key,
 		field: number(func(p *Params) *uint16 { return &p.MaxOutstandingR2T })},
 	{name: "DataPDUInOrder", use: leading, from: both, kind: boolOr, normal: true,
-		field: flag(func(p *Params) *bool { return &p.DataPDUInOrder })},
+		field: truth(func(p *Params) *bool { return &p.DataPDUInOrder })},
 	{name: "DataSequenceInOrder", use: leading, from: both, kind: boolOr, normal: true,
-		field: flag(func(p *Params) *bool { return &p.DataSequenceInOrder })},
+		field: truth(func(p *Params) *bool { return &p.DataSequenceInOrder })},
 	{name: "TaskReporting", use: leading, from: both, kind: list, normal: true, values: []string{"RFC3720", "ResponseFence", "FastAbort"},
 		field: number(func(p *Params) *TaskReporting { return &p.TaskReporting })},
 	{name: "iSCSIProtocolLevel", use: leading, from: both, kind: minimum, normal: true, max: maxLevel,

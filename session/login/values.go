@@ -80,13 +80,13 @@ func (r *row) parse(s string) (v uint32, ok bool) {
 }
 
 // combine returns what an offer comes to with a side's own limit, by r's function. ok is
-// false when a list has nothing that this side can do.
-func (r *row) combine(offer string, own uint32) (v uint32, ok bool) {
+// false when a list has nothing that this side can do, or will: from least on.
+func (r *row) combine(offer string, least, own uint32) (v uint32, ok bool) {
 	if r.kind == list {
 		// RFC 7143 §6.2.1: the first value of the offer that the acceptor supports. The
 		// fields are ordered so that who can do one value can do those below it.
 		for name := range strings.SplitSeq(offer, ",") {
-			if v, ok := r.parse(name); ok && v <= own {
+			if v, ok := r.parse(name); ok && v >= least && v <= own {
 				return v, true
 			}
 		}

@@ -67,12 +67,12 @@ func nextKey(list []byte) (k Key, rest []byte, err error) {
 	}
 	end := bytes.IndexByte(list, 0)
 	if end < 0 {
-		return Key{}, nil, fmt.Errorf("%w: %s", ErrUnterminated, quoted(list))
+		return Key{}, nil, fmt.Errorf("%w: %d bytes", ErrUnterminated, len(list))
 	}
 	pair, rest := list[:end], list[end+1:]
 	eq := bytes.IndexByte(pair, '=')
 	if eq < 0 {
-		return Key{}, nil, fmt.Errorf("%w: %s", ErrNoEquals, quoted(pair))
+		return Key{}, nil, fmt.Errorf("%w: %d bytes", ErrNoEquals, len(pair))
 	}
 	if !validKeyName(pair[:eq]) {
 		return Key{}, nil, fmt.Errorf("%w: %s", ErrKeyName, quoted(pair[:eq]))
@@ -123,7 +123,8 @@ func valueFits(b []byte) bool {
 	return true
 }
 
-// maxQuoted bounds what an error shows of a peer's text.
+// maxQuoted bounds what an error shows of a peer's key name. Of values it shows nothing: they may
+// be secrets.
 const maxQuoted = 64
 
 func quoted(b []byte) string {

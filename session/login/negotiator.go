@@ -58,7 +58,8 @@ func NewNegotiator(cfg *Config, p Policy, rand io.Reader, portalGroup uint16) *N
 }
 
 // MaxDataSegment returns how many bytes of data the next Login Request may carry: what
-// we declared so far, within what is left of Config.MaxKeyBytes. More need not be read.
+// we declared so far, within what is left of Config.MaxKeyBytes. The data of a header that says
+// more need not be read: Received refuses it, with nil for data.
 func (n *Negotiator) MaxDataSegment() int {
 	return min(int(n.ops.result.MaxRecvDataSegmentLength), n.cfg.MaxKeyBytes-n.bytes)
 }
@@ -137,10 +138,10 @@ func (n *Negotiator) accept(req *pdu.LoginReq, data []byte) *failure {
 		return failf(pdu.UnsupportedVersion, "version-min %d", req.VersionMin())
 	case h.AHSLen() != 0:
 		return failf(pdu.InitiatorError, "login with additional header segments")
+	case h.DataLen() > limit:
+		return failf(pdu.InitiatorError, "data segment of %d bytes, at most %d are allowed", h.DataLen(), limit)
 	case len(data) != h.DataLen():
 		return failf(pdu.InitiatorError, "%d bytes of data, the header says %d", len(data), h.DataLen())
-	case len(data) > limit:
-		return failf(pdu.InitiatorError, "data segment of %d bytes, at most %d are allowed", len(data), limit)
 	case n.pdus > n.cfg.MaxPDUs:
 		return failf(pdu.InitiatorError, "more than %d login requests", n.cfg.MaxPDUs)
 	case req.ISID() != n.res.ISID || req.TSIH() != n.res.TSIH || req.CID() != n.res.CID:
@@ -239,9 +240,6 @@ func (n *Negotiator) declare(k pdu.Key) *failure {
 	if n.declared.has(i) && *at != k.Value {
 		return failf(pdu.InitiatorError, "%s changed from %q to %q", k.Name, *at, k.Value)
 	}
-	if n.named && !n.declared.has(i) && k.Name == "TargetName" && n.res.Type == Normal {
-		return failf(pdu.InitiatorError, "%s after the first request", k.Name)
-	}
 	n.declared.add(i)
 	*at = k.Value
 	return nil
@@ -311,7 +309,7 @@ func (n *Negotiator) answer(keys []pdu.Key) (f *failure) {
 		case isCHAPKey(k.Name):
 			f = failf(pdu.InitiatorError, "%s in the operational stage", k.Name)
 		case !ok:
-			n.out = pdu.AppendKey(n.out, k.Name, NotUnderstood)
+			n.out = answerUnknown(n.out, k)
 		case table[i].from == target:
 			f = fromTarget(k)
 		case table[i].kind == declared:
@@ -347,8 +345,7 @@ func (n *Negotiator) operational(i int, value string) *failure {
 // fromTarget lets an initiator refuse what we declared, and nothing else, in a key that
 // only targets send.
 func fromTarget(k pdu.Key) *failure {
-	switch k.Value {
-	case Reject, Irrelevant, NotUnderstood:
+	if isAnswer(k.Value) {
 		return nil
 	}
 	return failf(pdu.InitiatorError, "%s from an initiator", k.Name)

@@ -69,7 +69,10 @@ func (r *row) offerList(v uint32) string {
 func (o *Offer) Take(reply []byte, k pdu.Key) ([]byte, error) {
 	i, ok := byName[k.Name]
 	if !ok {
-		return o.takeUnknown(reply, k), nil
+		if isCHAPKey(k.Name) {
+			return reply, nil
+		}
+		return answerUnknown(reply, k), nil
 	}
 	r := &table[i]
 	switch {
@@ -88,8 +91,7 @@ func (o *Offer) Take(reply []byte, k pdu.Key) ([]byte, error) {
 		o.result = a.result
 		return reply, err
 	}
-	switch k.Value {
-	case Reject, Irrelevant, NotUnderstood:
+	if isAnswer(k.Value) {
 		return reply, nil // the key keeps its default
 	}
 	v, ok := r.parse(k.Value)
@@ -99,13 +101,6 @@ func (o *Offer) Take(reply []byte, k pdu.Key) ([]byte, error) {
 	}
 	r.set(&o.result, v)
 	return reply, nil
-}
-
-func (o *Offer) takeUnknown(reply []byte, k pdu.Key) []byte {
-	if isCHAPKey(k.Name) || k.Value == NotUnderstood || k.Value == Reject || k.Value == Irrelevant {
-		return reply
-	}
-	return pdu.AppendKey(reply, k.Name, NotUnderstood)
 }
 
 func (o *Offer) takeSegment(r *row, value string) error {
@@ -130,7 +125,7 @@ func (o *Offer) Params() Params {
 func (p *Params) AnswerText(dst []byte, k pdu.Key) []byte {
 	i, ok := byName[k.Name]
 	if !ok {
-		return pdu.AppendKey(dst, k.Name, NotUnderstood)
+		return answerUnknown(dst, k)
 	}
 	switch r := &table[i]; {
 	case r.from == target || r.use == fullOnly:

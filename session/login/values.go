@@ -3,6 +3,8 @@ package login
 import (
 	"strconv"
 	"strings"
+
+	"github.com/lunar-iscsi/lunar/session/pdu"
 )
 
 // The constants that answer instead of a value (RFC 7143 §6.2).
@@ -11,6 +13,19 @@ const (
 	Irrelevant    = "Irrelevant"
 	NotUnderstood = "NotUnderstood"
 )
+
+// isAnswer reports whether value is one of them: it answers and asks for no answer.
+func isAnswer(value string) bool {
+	return value == Reject || value == Irrelevant || value == NotUnderstood
+}
+
+// answerUnknown appends the answer to a key that is not in the table.
+func answerUnknown(dst []byte, k pdu.Key) []byte {
+	if isAnswer(k.Value) {
+		return dst
+	}
+	return pdu.AppendKey(dst, k.Name, NotUnderstood)
+}
 
 const (
 	yes  = "Yes"
@@ -25,9 +40,6 @@ func parseNumber(s string) (uint32, bool) {
 	case len(s) > 2 && s[0] == '0' && s[1]|0x20 == 'x':
 		base, s = 16, s[2:]
 	case len(s) > 1 && s[0] == '0':
-		return 0, false
-	}
-	if s == "" || s[0] == '+' || s[0] == '_' {
 		return 0, false
 	}
 	v, err := strconv.ParseUint(s, base, 32)

@@ -13,8 +13,8 @@ const MaxNameLen = 223
 // NormalizeName checks an iSCSI name and returns the form in which names are compared
 // (RFC 7143 §4.2.7.2): lower case. It takes what the stringprep profile of RFC 3722 leaves
 // over (letters and digits, '-', '.' and ':') and, beyond it, the '_' of names in use. Of
-// the three types, eui. has 16 hex digits, naa. 16 or 32, and iqn. a date and a
-// naming authority.
+// the three types, eui. has 16 hex digits and naa. 16 or 32. The date of an iqn. name is not
+// looked at (§4.2.7.4 wants yyyy-mm): names with others are in use and do no harm.
 func NormalizeName(s string) (string, error) {
 	if s == "" {
 		return "", fmt.Errorf("empty iSCSI name")
@@ -37,7 +37,7 @@ func NormalizeName(s string) (string, error) {
 	var ok bool
 	switch {
 	case strings.HasPrefix(n, "iqn."):
-		ok = isIQN(n[4:])
+		ok = len(n) > 4 && n[4] != ':' && n[4] != '.'
 	case strings.HasPrefix(n, "eui."):
 		ok = isHex(n[4:], 16)
 	case strings.HasPrefix(n, "naa."):
@@ -53,20 +53,6 @@ func NormalizeName(s string) (string, error) {
 
 func isNameByte(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == ':' || c == '_'
-}
-
-// isIQN checks yyyy-mm.authority[:rest] (RFC 7143 §4.2.7.4).
-func isIQN(s string) bool {
-	if len(s) < 9 || s[4] != '-' || s[7] != '.' {
-		return false
-	}
-	for i, c := range []byte(s[:7]) {
-		if i != 4 && (c < '0' || c > '9') {
-			return false
-		}
-	}
-	month := s[5:7]
-	return month >= "01" && month <= "12" && s[8] != ':' && s[8] != '.'
 }
 
 func isHex(s string, n int) bool {

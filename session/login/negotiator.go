@@ -312,11 +312,11 @@ func (n *Negotiator) answer(keys []pdu.Key) (f *failure) {
 			n.out = answerUnknown(n.out, k)
 		case table[i].from == target:
 			f = fromTarget(k)
-		case table[i].kind == declared:
 		case k.Name == "AuthMethod":
 			f = n.chooseMethod(k.Value)
-		case n.stage == pdu.SecurityNegotiation:
+		case n.stage == pdu.SecurityNegotiation && !table[i].security:
 			f = failf(pdu.InitiatorError, "%s in the security stage", k.Name) // RFC 7143 §12
+		case table[i].kind == declared: // declare took it
 		case k.Name == firstBurst && first == "":
 			first = k.Value
 			continue
@@ -426,6 +426,11 @@ func (n *Negotiator) response(req *pdu.LoginReq, data []byte, transit, cont bool
 	r.Data = data
 	return r
 }
+
+// Refuse returns the answer to the last request that ends the login with status: for what
+// only the caller can find, a session that does not exist or has no room, in place of
+// a Response that was Final or would have gone on.
+func (n *Negotiator) Refuse(status pdu.LoginStatus, err error) Response { return n.fail(status, err) }
 
 func (n *Negotiator) failed(f *failure) Response {
 	r := n.fail(f.status, f.err)

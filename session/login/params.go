@@ -57,13 +57,13 @@ type Params struct {
 
 // RFCDefaults are the values of keys that nobody spoke of (RFC 7143 §13).
 func RFCDefaults() Params {
-	return Params{
-		MaxConnections: 1, InitialR2T: true, ImmediateData: true,
-		MaxBurstLength: 262144, FirstBurstLength: 65536,
-		MaxRecvDataSegmentLength: DefaultMRDSL, MaxXmitDataSegmentLength: DefaultMRDSL,
-		DefaultTime2Wait: 2, DefaultTime2Retain: 20, MaxOutstandingR2T: 1,
-		DataPDUInOrder: true, DataSequenceInOrder: true, ProtocolLevel: 1,
+	p := Params{MaxXmitDataSegmentLength: DefaultMRDSL}
+	for i := range table {
+		if r := &table[i]; r.set != nil {
+			r.set(&p, r.def)
+		}
 	}
+	return p
 }
 
 // DefaultMRDSL is the MaxRecvDataSegmentLength of a side that declared none, and
@@ -127,8 +127,9 @@ func (p *Params) Check() error {
 // accounts and ACLs. The Negotiator calls it from the goroutine that called
 // Received, so it must not wait.
 type Policy interface {
-	// Target answers whether initiator may log in to target, both normalised. A
-	// status other than LoginSuccess ends the login with it: ServiceUnavailable
+	// Target answers whether initiator may log in to target, both normalised. Mind that
+	// LoginSuccess is 0 and an Auth without accounts lets everybody in. Any other status ends
+	// the login with it: ServiceUnavailable
 	// while the state is not loaded yet, TargetNotFound for what does not exist or
 	// is not on this portal, AuthorizationFailure for what the ACL refuses,
 	// TargetMovedTemp or TargetMovedPerm with info.Redirect set.

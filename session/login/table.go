@@ -69,9 +69,9 @@ type row struct {
 	from     sender
 	kind     kind
 	security bool     // may be sent in the security stage (RFC 7143 §12)
-	repeat   bool     // the same declaration may come again (see Negotiator.declare)
 	normal   bool     // Irrelevant in a discovery session
 	min, max uint32   // legal range of a number
+	def      uint32   // the value when nobody speaks of the key
 	values   []string // of a list, in the order of the field's numbers
 	field
 }
@@ -92,10 +92,10 @@ var digestNames = []string{"None", "CRC32C"}
 // offered. The keys of the authentication methods are chap.go's.
 var table = [...]row{
 	{name: "AuthMethod", use: initialize, from: both, kind: list, security: true},
-	{name: "SessionType", use: leading, from: initiator, kind: declared, security: true, repeat: true},
-	{name: "InitiatorName", use: initialize, from: initiator, kind: declared, security: true, repeat: true},
-	{name: "InitiatorAlias", use: anyTime, from: initiator, kind: declared, security: true, repeat: true},
-	{name: "TargetName", use: initialize, from: initiator, kind: declared, security: true, repeat: true}, // and in a target's SendTargets answer
+	{name: "SessionType", use: leading, from: initiator, kind: declared, security: true},
+	{name: "InitiatorName", use: initialize, from: initiator, kind: declared, security: true},
+	{name: "InitiatorAlias", use: anyTime, from: initiator, kind: declared, security: true},
+	{name: "TargetName", use: initialize, from: initiator, kind: declared, security: true}, // and in a target's SendTargets answer
 	{name: "TargetAlias", use: anyTime, from: target, kind: declared, security: true},
 	{name: "TargetAddress", use: anyTime, from: target, kind: declared, security: true},
 	{name: "TargetPortalGroupTag", use: initialize, from: target, kind: declared, security: true},
@@ -105,33 +105,33 @@ var table = [...]row{
 		field: truth(func(p *Params) *bool { return &p.HeaderDigest })},
 	{name: "DataDigest", use: initialize, from: both, kind: list, values: digestNames,
 		field: truth(func(p *Params) *bool { return &p.DataDigest })},
-	{name: "MaxRecvDataSegmentLength", use: anyTime, from: both, kind: declaredNumber, min: minSegment, max: maxSegment,
+	{name: "MaxRecvDataSegmentLength", use: anyTime, from: both, kind: declaredNumber, min: minSegment, max: maxSegment, def: DefaultMRDSL,
 		field: number(func(p *Params) *uint32 { return &p.MaxRecvDataSegmentLength })},
-	{name: "DefaultTime2Wait", use: leading, from: both, kind: maximum, max: maxTime,
+	{name: "DefaultTime2Wait", use: leading, from: both, kind: maximum, max: maxTime, def: 2,
 		field: number(func(p *Params) *uint16 { return &p.DefaultTime2Wait })},
-	{name: "DefaultTime2Retain", use: leading, from: both, kind: minimum, max: maxTime,
+	{name: "DefaultTime2Retain", use: leading, from: both, kind: minimum, max: maxTime, def: 20,
 		field: number(func(p *Params) *uint16 { return &p.DefaultTime2Retain })},
 	{name: "ErrorRecoveryLevel", use: leading, from: both, kind: minimum, max: maxRecovery,
 		field: number(func(p *Params) *uint8 { return &p.ErrorRecoveryLevel })},
-	{name: "MaxConnections", use: leading, from: both, kind: minimum, normal: true, min: 1, max: maxUint16Key,
+	{name: "MaxConnections", use: leading, from: both, kind: minimum, normal: true, min: 1, max: maxUint16Key, def: 1,
 		field: number(func(p *Params) *uint16 { return &p.MaxConnections })},
-	{name: "InitialR2T", use: leading, from: both, kind: boolOr, normal: true,
+	{name: "InitialR2T", use: leading, from: both, kind: boolOr, normal: true, def: 1,
 		field: truth(func(p *Params) *bool { return &p.InitialR2T })},
-	{name: "ImmediateData", use: leading, from: both, kind: boolAnd, normal: true,
+	{name: "ImmediateData", use: leading, from: both, kind: boolAnd, normal: true, def: 1,
 		field: truth(func(p *Params) *bool { return &p.ImmediateData })},
-	{name: "MaxBurstLength", use: leading, from: both, kind: minimum, normal: true, min: minSegment, max: maxSegment,
+	{name: "MaxBurstLength", use: leading, from: both, kind: minimum, normal: true, min: minSegment, max: maxSegment, def: 262144,
 		field: number(func(p *Params) *uint32 { return &p.MaxBurstLength })},
-	{name: firstBurst, use: leading, from: both, kind: minimum, normal: true, min: minSegment, max: maxSegment,
+	{name: firstBurst, use: leading, from: both, kind: minimum, normal: true, min: minSegment, max: maxSegment, def: 65536,
 		field: number(func(p *Params) *uint32 { return &p.FirstBurstLength })},
-	{name: "MaxOutstandingR2T", use: leading, from: both, kind: minimum, normal: true, min: 1, max: maxUint16Key,
+	{name: "MaxOutstandingR2T", use: leading, from: both, kind: minimum, normal: true, min: 1, max: maxUint16Key, def: 1,
 		field: number(func(p *Params) *uint16 { return &p.MaxOutstandingR2T })},
-	{name: "DataPDUInOrder", use: leading, from: both, kind: boolOr, normal: true,
+	{name: "DataPDUInOrder", use: leading, from: both, kind: boolOr, normal: true, def: 1,
 		field: truth(func(p *Params) *bool { return &p.DataPDUInOrder })},
-	{name: "DataSequenceInOrder", use: leading, from: both, kind: boolOr, normal: true,
+	{name: "DataSequenceInOrder", use: leading, from: both, kind: boolOr, normal: true, def: 1,
 		field: truth(func(p *Params) *bool { return &p.DataSequenceInOrder })},
 	{name: "TaskReporting", use: leading, from: both, kind: list, normal: true, values: []string{"RFC3720", "ResponseFence", "FastAbort"},
 		field: number(func(p *Params) *TaskReporting { return &p.TaskReporting })},
-	{name: "iSCSIProtocolLevel", use: leading, from: both, kind: minimum, normal: true, max: maxLevel,
+	{name: "iSCSIProtocolLevel", use: leading, from: both, kind: minimum, normal: true, max: maxLevel, def: 1,
 		field: number(func(p *Params) *uint8 { return &p.ProtocolLevel })},
 
 	{name: "IFMarker", use: initialize, from: both, kind: obsoleteBool},

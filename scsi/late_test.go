@@ -99,17 +99,15 @@ func TestLateRead(t *testing.T) {
 	if len(r.host.ended) != 0 {
 		t.Fatal("Done was called from within Abort")
 	}
-	held := r.st.held
-	r.st.held = nil // the store's own check does not know that the read is dead
+	r.st.dead[&late.req] = true
 	r.host.turn()
 	if behind.state != atStore {
 		t.Fatal("the write waits for a read that was aborted")
 	}
-	r.st.end(0)
+	r.st.end(1)
 	if got := r.host.turn(); len(got) != 1 || got[0] != behind {
 		t.Fatal("the write did not end")
 	}
-	r.st.held = held
 	r.st.end(0)
 	if got := r.host.turn(); len(got) != 1 || got[0] != late || r.lu.InDoubt() != 0 {
 		t.Fatal("the read did not end")

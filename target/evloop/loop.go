@@ -197,9 +197,13 @@ func (l *Loop) Current() Pollable {
 func (l *Loop) Spend(n int) bool {
 	l.spends++
 	l.work += n
-	if l.work >= l.lookAt && !l.spent {
+	switch {
+	case l.spent:
+	case l.work >= l.cfg.MaxTurnWork:
+		l.spent = true
+	case l.work >= l.lookAt:
 		l.lookAt = l.work + clockEvery
-		l.spent = l.work >= l.cfg.MaxTurnWork || l.g.Clock() >= l.turnEnd
+		l.spent = l.g.Clock() >= l.turnEnd
 	}
 	return l.spent
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -133,18 +132,6 @@ func await(t testing.TB, what string, ch <-chan struct{}) {
 	case <-ch:
 	case <-time.After(10 * time.Second):
 		t.Fatalf("%s did not come", what)
-	}
-}
-
-// awaitParked waits until the loop has parked.
-func awaitParked(t testing.TB, l *Loop) {
-	t.Helper()
-	end := time.Now().Add(10 * time.Second)
-	for l.state.Load() != parked {
-		if time.Now().After(end) {
-			t.Fatal("the loop did not park")
-		}
-		runtime.Gosched()
 	}
 }
 

@@ -2,12 +2,16 @@ package evloop
 
 import "runtime"
 
-// RecommendedProcs is the GOMAXPROCS that suits so many loops under load at once: one more than there are
+// sparePs are the Ps beyond one for each hot loop: one that the parking thread's wait may hold until the
+// runtime takes it back, and one for everybody else.
+const sparePs = 2
+
+// RecommendedProcs is the GOMAXPROCS that suits so many loops under load at once: two more than there are
 // hot loops, and at least two more than the machine has CPUs. A hot loop seldom gives up its P; with a P
 // to spare the kernel does the sharing, and whoever must run next (an admin call, the parking thread,
 // another loop) finds a P at once.
 func RecommendedProcs(hotLoops int) int {
-	return max(hotLoops+1, runtime.NumCPU()+2)
+	return max(hotLoops, runtime.NumCPU()) + sparePs
 }
 
 // SetProcs sets GOMAXPROCS to RecommendedProcs(hotLoops) if it is lower, and returns what it is then. It

@@ -53,28 +53,38 @@ func client(args []string) error {
 		var b [1]byte
 		os.Stdin.Read(b[:])
 		return nil
+	case "ping": // ping ADDR N: N requests one after the other, the latencies as JSON
+		return probe(args[1], args[2], 0)
 	case "probe": // probe ADDR N: one request every 10 ms, the latencies as JSON
-		fd, err := dial(args[1])
-		if err != nil {
-			return err
-		}
-		n, err := strconv.Atoi(args[2])
-		if err != nil {
-			return err
-		}
-		lat := make([]time.Duration, n)
-		buf := make([]byte, respLen)
-		for i := range lat {
-			unix.Nanosleep(&unix.Timespec{Nsec: 10e6}, nil)
-			t := time.Now()
-			if err := exchange(fd, buf, 1); err != nil {
-				return err
-			}
-			lat[i] = time.Since(t)
-		}
-		return json.NewEncoder(os.Stdout).Encode(lat)
+		return probe(args[1], args[2], 10*time.Millisecond)
 	}
 	return fmt.Errorf("unknown client %q", args[0])
+}
+
+// probe makes n requests with a pause before each and prints how long each took, as JSON.
+func probe(addr, n string, pause time.Duration) error {
+	runtime.LockOSThread()
+	fd, err := dial(addr)
+	if err != nil {
+		return err
+	}
+	count, err := strconv.Atoi(n)
+	if err != nil {
+		return err
+	}
+	lat := make([]time.Duration, count)
+	buf := make([]byte, respLen)
+	for i := range lat {
+		if pause > 0 {
+			unix.Nanosleep(&unix.Timespec{Nsec: int64(pause)}, nil)
+		}
+		t := time.Now()
+		if err := exchange(fd, buf); err != nil {
+			return err
+		}
+		lat[i] = time.Since(t)
+	}
+	return json.NewEncoder(os.Stdout).Encode(lat)
 }
 
 // dial makes a blocking socket that Go's runtime knows nothing of.
@@ -91,16 +101,18 @@ func dial(addr string) (int, error) {
 	return fd, unix.Connect(fd, &unix.SockaddrInet4{Port: a.Port, Addr: [4]byte(a.IP.To4())})
 }
 
-func exchange(fd int, buf []byte, n int) error {
-	if _, err := unix.Write(fd, make([]byte, n*reqLen)); err != nil {
+// exchange makes one request and reads its answer.
+func exchange(fd int, buf []byte) error {
+	var req [reqLen]byte
+	if _, err := unix.Write(fd, req[:]); err != nil {
 		return err
 	}
-	for got := 0; got < n*respLen; {
-		m, err := unix.Read(fd, buf)
-		if err != nil || m == 0 {
-			return fmt.Errorf("read: %d, %v", m, err)
+	for got := 0; got < respLen; {
+		n, err := unix.Read(fd, buf)
+		if err != nil || n == 0 {
+			return fmt.Errorf("read: %d, %v", n, err)
 		}
-		got += m
+		got += n
 	}
 	return nil
 }
@@ -177,9 +189,9 @@ func (s *server) Ready(ev Events) bool {
 }
 
 // serve makes a loop with a listening socket whose connections it answers.
-func serve(b *testing.B, g *Group, name string) (*Loop, string) {
+func serve(b *testing.B, g *Group, cfg Config) (*Loop, string) {
 	b.Helper()
-	l := newLoop(b, g, Config{Name: name}, nil)
+	l := newLoop(b, g, cfg, nil)
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -257,12 +269,12 @@ func BenchmarkWaiting(b *testing.B) {
 func benchWaiting(b *testing.B, hot, procs int) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 	g := newGroup(b)
-	idle, idleAddr := serve(b, g, "idle")
+	idle, idleAddr := serve(b, g, Config{})
 	admin := idle
 	var loops []*Loop
 	args := []string{"load"}
-	for i := range hot {
-		l, addr := serve(b, g, "hot"+strconv.Itoa(i))
+	for range hot {
+		l, addr := serve(b, g, Config{})
 		loops, args = append(loops, l), append(args, addr)
 		admin = l
 	}
@@ -276,9 +288,7 @@ func benchWaiting(b *testing.B, hot, procs int) {
 			}
 		}
 	}
-	var before, after unix.Rusage
-	unix.Getrusage(unix.RUSAGE_SELF, &before)
-	work, t0 := totalWork(loops), time.Now()
+	cpu, work, t0 := cpuTime(), totalWork(loops), time.Now()
 
 	var wg sync.WaitGroup
 	wg.Add(2)
@@ -312,7 +322,7 @@ func benchWaiting(b *testing.B, hot, procs int) {
 		admin.mu.Unlock()
 	}
 	wg.Wait()
-	unix.Getrusage(unix.RUSAGE_SELF, &after)
+	cpu = cpuTime() - cpu
 	ops := totalWork(loops) - work
 	secs := time.Since(t0).Seconds()
 	stopLoad()
@@ -327,7 +337,6 @@ func benchWaiting(b *testing.B, hot, procs int) {
 	b.ReportMetric(quantile(first, 0.5), "first-p50-µs")
 	b.ReportMetric(quantile(first, 0.99), "first-p99-µs")
 	if hot > 0 {
-		cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
 		b.ReportMetric(float64(ops)/secs, "ops/s")
 		b.ReportMetric(float64(cpu)/1e3/float64(ops), "cpu-µs/op")
 	}
@@ -371,4 +380,142 @@ func serveAdmin(b *testing.B, l *Loop) string {
 		}
 	}()
 	return ln.Addr().String()
+}
+
+func cpuTime() time.Duration {
+	var r unix.Rusage
+	unix.Getrusage(unix.RUSAGE_SELF, &r)
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// BenchmarkDepth1 is one request at a time, from another process: the price of going to sleep and being
+// woken. Use -benchtime 50000x.
+func BenchmarkDepth1(b *testing.B) {
+	for _, spin := range []time.Duration{0, 50 * time.Microsecond} {
+		b.Run("spin="+spin.String(), func(b *testing.B) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(RecommendedProcs(1)))
+			g := newGroup(b)
+			l, addr := serve(b, g, Config{Spin: spin})
+			cpu := cpuTime()
+			var lat []time.Duration
+			if err := json.Unmarshal(start(b, "ping", addr, strconv.Itoa(b.N))(), &lat); err != nil {
+				b.Fatal(err)
+			}
+			cpu = cpuTime() - cpu
+			s := l.Stats()
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(quantile(lat, 0.5), "p50-µs")
+			b.ReportMetric(quantile(lat, 0.99), "p99-µs")
+			b.ReportMetric(float64(cpu)/1e3/float64(b.N), "cpu-µs/op")
+			b.ReportMetric(float64(s.Parks)/float64(b.N), "parks/op")
+			b.ReportMetric(float64(s.Polls)/float64(b.N), "polls/op")
+			l.Close()
+		})
+	}
+}
+
+// BenchmarkSaturatedLock is the lock of a loop that never sleeps, each turn of 0.2 ms, as the admin plane
+// takes it and as a plain mutex. One operation is one sample of each; use -benchtime 500x or more.
+func BenchmarkSaturatedLock(b *testing.B) {
+	for _, hot := range []int{1, 2, 3} {
+		b.Run(fmt.Sprintf("hot=%d", hot), func(b *testing.B) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(RecommendedProcs(hot)))
+			g := newGroup(b)
+			var l *Loop
+			for range hot {
+				l = newLoop(b, g, Config{MaxTurnWork: 1 << 30}, nil)
+				fd, _ := pair(b)
+				l.Lock()
+				id, err := l.Add(fd, ready(func(Events) bool {
+					for !l.Spend(1) {
+					}
+					return true
+				}), Readable)
+				if err != nil {
+					b.Fatal(err)
+				}
+				l.Poke(id)
+				l.Unlock()
+			}
+			lock, plain := make([]time.Duration, b.N), make([]time.Duration, b.N)
+			tick := time.NewTicker(2 * time.Millisecond)
+			defer tick.Stop()
+			for i := range lock {
+				<-tick.C
+				t := time.Now()
+				l.Lock()
+				lock[i] = time.Since(t)
+				l.Unlock()
+				<-tick.C
+				t = time.Now()
+				l.mu.Lock()
+				plain[i] = time.Since(t)
+				l.mu.Unlock()
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(quantile(lock, 0.5), "lock-p50-µs")
+			b.ReportMetric(quantile(lock, 0.99), "lock-p99-µs")
+			b.ReportMetric(quantile(plain, 0.5), "plain-p50-µs")
+			b.ReportMetric(quantile(plain, 0.99), "plain-p99-µs")
+			g.Close()
+		})
+	}
+}
+
+// BenchmarkIdle is 1,000 loops with nothing but a timer every 5 s each. One operation is a timer fired:
+// use -benchtime 4000x (20 s) or more.
+func BenchmarkIdle(b *testing.B) {
+	const loops, period = 1000, int64(5 * time.Second)
+	for _, spread := range []bool{true, false} {
+		name := map[bool]string{true: "spread", false: "aligned"}[spread]
+		b.Run(name, func(b *testing.B) {
+			rss := procStatus(b, "VmRSS:")
+			g := newGroup(b)
+			fired := make(chan struct{}, loops)
+			begin := g.Clock()
+			for i := range loops {
+				l := newLoop(b, g, Config{}, nil)
+				at := begin + period
+				if spread {
+					at = begin + int64(i)*period/loops
+				}
+				timer := &Timer{}
+				timer.F = func(int64) {
+					at += period
+					l.SetTimer(timer, at)
+					fired <- struct{}{}
+				}
+				l.Lock()
+				l.SetTimer(timer, at)
+				l.Unlock()
+			}
+			runtime.GC()
+			<-fired
+			cpu, t := cpuTime(), time.Now()
+			for range b.N {
+				<-fired
+			}
+			cpu, took := cpuTime()-cpu, time.Since(t)
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(100*cpu.Seconds()/took.Seconds(), "%core")
+			b.ReportMetric(float64(cpu)/1e3/float64(b.N), "cpu-µs/timer")
+			b.ReportMetric(float64(procStatus(b, "Threads:")), "threads")
+			b.ReportMetric(float64(procStatus(b, "VmRSS:")-rss)/loops, "KiB/loop")
+			g.Close()
+		})
+	}
+}
+
+// procStatus is a number out of /proc/self/status.
+func procStatus(b *testing.B, key string) int {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), key)
+	n, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		b.Fatal(err)
+	}
+	return n
 }

@@ -112,7 +112,7 @@ func (p *Pool) Get(n int) *Buf {
 		p.free[c] = p.free[c][:last]
 		p.low[c] = min(p.low[c], last)
 		p.kept -= len(b.mem)
-	} else if b = p.make(n, c); b == nil {
+	} else if b = p.fresh(n, c); b == nil {
 		return nil
 	}
 	p.lent += len(b.mem)
@@ -121,7 +121,8 @@ func (p *Pool) Get(n int) *Buf {
 	return b
 }
 
-func (p *Pool) make(n, c int) *Buf {
+// fresh makes a buffer, within the budget.
+func (p *Pool) fresh(n, c int) *Buf {
 	size := MinBuf << max(c, 0)
 	if c < 0 {
 		size = (n + pageSize - 1) &^ (pageSize - 1)

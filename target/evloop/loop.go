@@ -419,7 +419,7 @@ func (l *Loop) sleep() (n int) {
 		l.mu.Unlock()
 		l.parkedAt = now
 		if l.pending.Load() == 0 || !l.state.CompareAndSwap(parked, awake) {
-			l.g.park(l, l.sleepUntil)
+			l.g.park(l, now, l.sleepUntil)
 			<-l.unpark
 		}
 		l.warm = l.g.Clock()-l.parkedAt < int64(l.cfg.BlockFor)

@@ -143,3 +143,26 @@ func TestTimerSetAnewAtOnce(t *testing.T) {
 	roundTrip(t, f, []byte("beside the timer"))
 	l.Close()
 }
+
+// TestCoarse holds the grid's promise: never early, and late by no more than the slack.
+func TestCoarse(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(7, 8))
+	for range 10000 {
+		now, off := rnd.Int64N(1<<50), rnd.Int64N(1<<rnd.IntN(50))
+		late := coarse(now+off, off) - (now + off)
+		if late < 0 || late > max(int64(ParkSlack), off/parkSlackPart) {
+			t.Fatalf("%d ns ahead at %d: late by %d ns", off, now, late)
+		}
+	}
+	if coarse(forever, forever) != forever || coarse(forever-1, forever-2) != forever {
+		t.Error("forever is not for ever")
+	}
+	// A thousand deadlines, 5 s ahead and spread over 5 s, share few points.
+	points := map[int64]bool{}
+	for i := range int64(1000) {
+		points[coarse(i*5e6+5e9, 5e9)] = true
+	}
+	if len(points) > 80 {
+		t.Errorf("%d wake-ups for 1000 deadlines in 5 s", len(points))
+	}
+}

@@ -1,0 +1,397 @@
+package nbd
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lunar-iscsi/lunar/backstore"
+)
+
+// A server is an NBD server in memory, for tests: it behaves unless told otherwise.
+type server struct {
+	t       testing.TB
+	network string
+	addr    string
+	flags   uint16
+	blocks  bool // tell block sizes
+	min     uint32
+	simple  bool // refuse structured replies
+	accept  int  // connections that get an answer; 0: all
+
+	// answer, if set, may deal with a request in its own way; it says whether it did. It is called on the
+	// connection's goroutine.
+	answer func(c *srvConn, q srvRequest) bool
+
+	mu    sync.Mutex
+	data  []byte
+	l     net.Listener
+	conns map[*srvConn]bool
+	made  int // connections that reached the transmission phase
+	discs int // good-byes heard
+	wg    sync.WaitGroup
+}
+
+type srvConn struct {
+	net.Conn
+	s          *server
+	n          int // which connection it is, from 1
+	structured bool
+	wmu        sync.Mutex
+}
+
+type srvRequest struct {
+	flags, cmd uint16
+	cookie     uint64
+	off        uint64
+	n          uint32
+	data       []byte
+}
+
+const allFlags = tfHasFlags | tfFlush | tfFUA | tfTrim | tfWriteZeroes
+
+func newServer(t testing.TB, network string) *server {
+	s := &server{t: t, network: network, flags: allFlags, blocks: true, min: 1, data: make([]byte, 1<<20), conns: map[*srvConn]bool{}}
+	if network == "unix" {
+		s.addr = filepath.Join(t.TempDir(), "s")
+	} else {
+		s.addr = "127.0.0.1:0"
+	}
+	return s
+}
+
+func (s *server) start() *server {
+	s.t.Helper()
+	l, err := net.Listen(s.network, s.addr)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.l, s.addr = l, l.Addr().String()
+	s.mu.Unlock()
+	s.t.Cleanup(s.stop)
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		for n := 0; ; n++ {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if s.accept != 0 && n >= s.accept {
+				defer nc.Close()
+				continue
+			}
+			c := &srvConn{Conn: nc, s: s}
+			s.mu.Lock()
+			s.conns[c] = true
+			s.mu.Unlock()
+			s.wg.Add(1)
+			go func() {
+				defer s.wg.Done()
+				c.serve()
+			}()
+		}
+	}()
+	return s
+}
+
+// stop closes the listener and every connection, as a killed process does.
+func (s *server) stop() {
+	s.mu.Lock()
+	l := s.l
+	s.l = nil
+	s.mu.Unlock()
+	if l == nil {
+		return
+	}
+	l.Close()
+	s.drop()
+	s.wg.Wait()
+}
+
+// drop closes every connection.
+func (s *server) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.Close()
+	}
+}
+
+func (s *server) uri(opts string) string {
+	if s.network == "unix" {
+		return "nbd+unix:///disk?socket=" + s.addr + opts
+	}
+	if opts != "" {
+		opts = "?" + opts[1:]
+	}
+	return "nbd://" + s.addr + "/disk" + opts
+}
+
+func (c *srvConn) serve() {
+	defer func() {
+		c.Close()
+		c.s.mu.Lock()
+		delete(c.s.conns, c)
+		c.s.mu.Unlock()
+	}()
+	r := bufio.NewReader(c.Conn)
+	if c.handshake(r) != nil {
+		return
+	}
+	c.s.mu.Lock()
+	c.s.made++
+	c.n = c.s.made
+	c.s.mu.Unlock()
+	for {
+		var h [requestSize]byte
+		if _, err := io.ReadFull(r, h[:]); err != nil {
+			return
+		}
+		if binary.BigEndian.Uint32(h[:]) != magicRequest {
+			c.s.t.Error("a request without its magic")
+			return
+		}
+		q := srvRequest{flags: binary.BigEndian.Uint16(h[4:]), cmd: binary.BigEndian.Uint16(h[6:]), cookie: binary.BigEndian.Uint64(h[8:]),
+			off: binary.BigEndian.Uint64(h[16:]), n: binary.BigEndian.Uint32(h[24:])}
+		if q.cmd == cmdDisc {
+			c.s.mu.Lock()
+			c.s.discs++
+			c.s.mu.Unlock()
+			return
+		}
+		if q.cmd == cmdWrite {
+			q.data = make([]byte, q.n)
+			if _, err := io.ReadFull(r, q.data); err != nil {
+				return
+			}
+		}
+		if c.s.answer == nil || !c.s.answer(c, q) {
+			c.obey(q)
+		}
+	}
+}
+
+func (c *srvConn) handshake(r io.Reader) error {
+	b := binary.BigEndian.AppendUint64(nil, magicInit)
+	b = binary.BigEndian.AppendUint64(b, magicOption)
+	b = binary.BigEndian.AppendUint16(b, flagFixedNewstyle|flagNoZeroes)
+	c.Write(b)
+	var f [4]byte
+	if _, err := io.ReadFull(r, f[:]); err != nil {
+		return err
+	}
+	if binary.BigEndian.Uint32(f[:]) != flagFixedNewstyle|flagNoZeroes {
+		c.s.t.Error("wrong client flags")
+	}
+	for {
+		var h [16]byte
+		if _, err := io.ReadFull(r, h[:]); err != nil {
+			return err
+		}
+		opt := binary.BigEndian.Uint32(h[8:])
+		body := make([]byte, binary.BigEndian.Uint32(h[12:]))
+		if _, err := io.ReadFull(r, body); err != nil {
+			return err
+		}
+		switch {
+		case opt == optStructured && !c.s.simple:
+			c.structured = true
+			c.Write(optReply(opt, repAck, nil))
+		case opt == optGo && string(body[4:len(body)-4]) == "disk":
+			info := binary.BigEndian.AppendUint16(nil, infoExport)
+			info = binary.BigEndian.AppendUint64(info, uint64(len(c.s.data)))
+			info = binary.BigEndian.AppendUint16(info, c.s.flags)
+			out := optReply(opt, repInfo, info)
+			if c.s.blocks {
+				bs := binary.BigEndian.AppendUint16(nil, infoBlockSize)
+				bs = binary.BigEndian.AppendUint32(bs, c.s.min)
+				bs = binary.BigEndian.AppendUint32(bs, 4096)
+				bs = binary.BigEndian.AppendUint32(bs, 256<<10)
+				out = append(out, optReply(opt, repInfo, bs)...)
+			}
+			c.Write(append(out, optReply(opt, repAck, nil)...))
+			return nil
+		case opt == optGo:
+			c.Write(optReply(opt, errUnkn, []byte("no such thing")))
+		case opt == optAbort:
+			return errors.New("aborted")
+		default:
+			c.Write(optReply(opt, errUnsup, nil))
+		}
+	}
+}
+
+func optReply(opt, typ uint32, body []byte) []byte {
+	b := binary.BigEndian.AppendUint64(nil, magicOptReply)
+	b = binary.BigEndian.AppendUint32(b, opt)
+	b = binary.BigEndian.AppendUint32(b, typ)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
+	return append(b, body...)
+}
+
+// obey does what the request says.
+func (c *srvConn) obey(q srvRequest) {
+	switch q.cmd {
+	case cmdRead:
+		c.s.mu.Lock()
+		data := append([]byte(nil), c.s.data[q.off:q.off+uint64(q.n)]...)
+		c.s.mu.Unlock()
+		if c.structured {
+			c.send(dataChunk(q.cookie, chunkDone, q.off, data))
+		} else {
+			c.send(append(simpleReply(q.cookie, 0), data...))
+		}
+	default:
+		c.apply(q)
+		c.ok(q)
+	}
+}
+
+func (c *srvConn) apply(q srvRequest) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	switch q.cmd {
+	case cmdWrite:
+		copy(c.s.data[q.off:], q.data)
+	case cmdTrim, cmdWriteZeroes:
+		clear(c.s.data[q.off : q.off+uint64(q.n)])
+	}
+}
+
+func (c *srvConn) ok(q srvRequest) {
+	if c.structured {
+		c.send(chunk(q.cookie, chunkDone, chunkNone, nil))
+	} else {
+		c.send(simpleReply(q.cookie, 0))
+	}
+}
+
+func (c *srvConn) send(b []byte) {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	c.Write(b)
+}
+
+// reset closes a TCP connection so that the peer gets a reset.
+func (c *srvConn) reset() {
+	c.Conn.(*net.TCPConn).SetLinger(0)
+	c.Close()
+}
+
+func simpleReply(cookie uint64, errno uint32) []byte {
+	b := binary.BigEndian.AppendUint32(nil, magicSimple)
+	b = binary.BigEndian.AppendUint32(b, errno)
+	return binary.BigEndian.AppendUint64(b, cookie)
+}
+
+func chunk(cookie uint64, flags, typ uint16, body []byte) []byte {
+	b := binary.BigEndian.AppendUint32(nil, magicStructured)
+	b = binary.BigEndian.AppendUint16(b, flags)
+	b = binary.BigEndian.AppendUint16(b, typ)
+	b = binary.BigEndian.AppendUint64(b, cookie)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
+	return append(b, body...)
+}
+
+func dataChunk(cookie uint64, flags uint16, off uint64, data []byte) []byte {
+	return chunk(cookie, flags, chunkData, append(binary.BigEndian.AppendUint64(nil, off), data...))
+}
+
+func holeChunk(cookie uint64, flags uint16, off uint64, n uint32) []byte {
+	return chunk(cookie, flags, chunkHole, binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil, off), n))
+}
+
+func errorChunk(cookie uint64, flags uint16, errno uint32, text string) []byte {
+	b := binary.BigEndian.AppendUint32(nil, errno)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(text)))
+	return chunk(cookie, flags, chunkError, append(b, text...))
+}
+
+func errorAtChunk(cookie uint64, flags uint16, errno uint32, text string, off uint64) []byte {
+	b := binary.BigEndian.AppendUint32(nil, errno)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(text)))
+	return chunk(cookie, flags, chunkErrorAtOff, binary.BigEndian.AppendUint64(append(b, text...), off))
+}
+
+// A testLoop is a backstore.Loop: an epoll set and a goroutine that serves it.
+type testLoop struct {
+	t    testing.TB
+	mu   sync.Mutex // the loop's lock
+	set  int
+	fds  map[int]func()
+	quit int
+	done chan struct{}
+}
+
+func newTestLoop(t testing.TB) *testLoop {
+	set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	quit, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &testLoop{t: t, set: set, fds: map[int]func(){}, quit: quit, done: make(chan struct{})}
+	if _, err := l.Watch(quit, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	go l.run()
+	t.Cleanup(func() {
+		unix.Write(quit, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		<-l.done
+		unix.Close(set)
+		unix.Close(quit)
+	})
+	return l
+}
+
+func (l *testLoop) run() {
+	defer close(l.done)
+	events := make([]unix.EpollEvent, 16)
+	for {
+		n, err := unix.EpollWait(l.set, events, -1)
+		if err != nil && err != unix.EINTR {
+			l.t.Error(err)
+			return
+		}
+		l.mu.Lock()
+		for _, e := range events[:max(n, 0)] {
+			if int(e.Fd) == l.quit {
+				l.mu.Unlock()
+				return
+			}
+			if f := l.fds[int(e.Fd)]; f != nil {
+				f()
+			}
+		}
+		l.mu.Unlock()
+	}
+}
+
+// Watch is called with l.mu held, but for the first.
+func (l *testLoop) Watch(fd int, ready func()) (func(), error) {
+	l.fds[fd] = ready
+	if err := unix.EpollCtl(l.set, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
+		return nil, err
+	}
+	return func() {
+		delete(l.fds, fd)
+		if err := unix.EpollCtl(l.set, unix.EPOLL_CTL_DEL, fd, nil); err != nil {
+			l.t.Errorf("stop watching %d: %v", fd, err)
+		}
+	}, nil
+}
+
+func (l *testLoop) Shared(any, func(backstore.Loop) (io.Closer, error)) (io.Closer, error) {
+	return nil, errors.New("nothing is shared here")
+}

@@ -127,6 +127,7 @@ func TestParse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		want.minPause, want.maxPause = backoffMin, backoffMax
 		c, err := parse(u, backstore.Options{})
 		if err != nil || *c != want {
 			t.Errorf("%s: %+v, %v", uri, c, err)

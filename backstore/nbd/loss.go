@@ -22,7 +22,7 @@ func (s *Store) lost(c *conn, proven bool, why error) {
 	if now := time.Now(); now.Sub(c.born) >= stableAfter {
 		s.backoff = 0
 	} else if c.born.After(s.grown) { // once for all that were lost together
-		s.backoff, s.grown = longer(s.backoff), now
+		s.backoff, s.grown = s.cfg.longer(s.backoff), now
 	}
 	s.pause = s.backoff
 	if s.live == 0 {
@@ -152,7 +152,7 @@ func (s *Store) expire() {
 }
 
 // longer is the next pause between attempts.
-func longer(d time.Duration) time.Duration { return min(max(2*d, backoffMin), backoffMax) }
+func (c *config) longer(d time.Duration) time.Duration { return min(max(2*d, c.minPause), c.maxPause) }
 
 // reconnect makes new connections in the place of lost ones until none is missing.
 func (s *Store) reconnect() {
@@ -181,7 +181,7 @@ func (s *Store) reconnect() {
 		s.mu.Lock()
 		switch {
 		case err != nil:
-			s.backoff = longer(s.backoff)
+			s.backoff = s.cfg.longer(s.backoff)
 			s.pause = s.backoff
 			if text := err.Error(); text != s.lastDown && !s.released {
 				s.lastDown = text

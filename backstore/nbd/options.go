@@ -62,6 +62,8 @@ type config struct {
 	conns    int
 	inFlight int
 	timeout  time.Duration
+	minPause time.Duration // between attempts to reconnect
+	maxPause time.Duration
 }
 
 func badURI(format string, a ...any) error {
@@ -69,7 +71,8 @@ func badURI(format string, a ...any) error {
 }
 
 func parse(u *backstore.URI, o backstore.Options) (*config, error) {
-	c := &config{scheme: u.Scheme, conns: defaultConns, inFlight: defaultInFlight, timeout: defaultTimeout}
+	c := &config{scheme: u.Scheme, conns: defaultConns, inFlight: defaultInFlight, timeout: defaultTimeout,
+		minPause: backoffMin, maxPause: backoffMax}
 	c.export = strings.TrimPrefix(u.Path, "/")
 	if len(c.export) > maxExportName {
 		return nil, badURI("the export's name is longer than %d bytes", maxExportName)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,8 +35,9 @@ type server struct {
 	data  []byte
 	l     net.Listener
 	conns map[*srvConn]bool
-	made  int // connections that reached the transmission phase
-	discs int // good-byes heard
+	gone  *sync.Cond // a connection has ended
+	made  int        // connections that reached the transmission phase
+	discs int        // good-byes heard
 	wg    sync.WaitGroup
 }
 
@@ -59,6 +61,7 @@ const allFlags = tfHasFlags | tfFlush | tfFUA | tfTrim | tfWriteZeroes
 
 func newServer(t testing.TB, network string) *server {
 	s := &server{t: t, network: network, flags: allFlags, blocks: true, min: 1, data: make([]byte, 1<<20), conns: map[*srvConn]bool{}}
+	s.gone = sync.NewCond(&s.mu)
 	if network == "unix" {
 		s.addr = filepath.Join(t.TempDir(), "s")
 	} else {
@@ -117,6 +120,20 @@ func (s *server) stop() {
 	s.wg.Wait()
 }
 
+// ended waits until every connection has ended by itself.
+func (s *server) ended() {
+	s.t.Helper()
+	late := time.AfterFunc(limit, func() { s.gone.Broadcast() })
+	defer late.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for start := time.Now(); len(s.conns) > 0; s.gone.Wait() {
+		if time.Since(start) >= limit {
+			s.t.Fatal("connections stay open")
+		}
+	}
+}
+
 // drop closes every connection.
 func (s *server) drop() {
 	s.mu.Lock()
@@ -141,6 +158,7 @@ func (c *srvConn) serve() {
 		c.Close()
 		c.s.mu.Lock()
 		delete(c.s.conns, c)
+		c.s.gone.Broadcast()
 		c.s.mu.Unlock()
 	}()
 	r := bufio.NewReader(c.Conn)

@@ -60,6 +60,7 @@ func tryOpen(t testing.TB, uri string, loop *testLoop) (*harness, error) {
 		return nil, err
 	}
 	h.st = st.(*Store)
+	h.st.cfg.minPause, h.st.cfg.maxPause = time.Millisecond, 20*time.Millisecond
 	if loop != nil {
 		loop.mu.Lock()
 		defer loop.mu.Unlock()
@@ -218,6 +219,7 @@ func TestModel(t *testing.T) {
 		if err := h.close(); err != nil {
 			t.Fatal(err)
 		}
+		s.ended()
 		s.stop()
 		if s.made != defaultConns || s.discs != defaultConns {
 			t.Fatalf("%d connections and %d good-byes, want %d", s.made, s.discs, defaultConns)
@@ -422,6 +424,7 @@ func TestNothingLeaks(t *testing.T) {
 	s.flags |= tfMultiConn
 	s.start()
 	openURI(t, s.uri(""), nil).close() // the runtime's own descriptors
+	s.ended()
 	g, f := count()
 	for i := range 8 {
 		h := openURI(t, s.uri("&restart=safe"), nil)
@@ -434,9 +437,9 @@ func TestNothingLeaks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The server's ends are closed a moment later.
-	deadline := time.Now().Add(limit)
-	for {
+	s.ended()
+	// Goroutines that have done their work take a moment to be gone.
+	for deadline := time.Now().Add(limit); ; runtime.Gosched() {
 		g2, f2 := count()
 		if g2 <= g && f2 <= f {
 			return
@@ -445,6 +448,5 @@ func TestNothingLeaks(t *testing.T) {
 			buf := make([]byte, 1<<16)
 			t.Fatalf("%d goroutines and %d descriptors, before %d and %d\n%s", g2, f2, g, f, buf[:runtime.Stack(buf, true)])
 		}
-		runtime.Gosched()
 	}
 }

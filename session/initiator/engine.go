@@ -127,6 +127,8 @@ type engine struct {
 	done  []*IO
 	rx    receiver
 
+	longest int // data segment that the receive buffer has room for, of PDUs other than Data-In
+
 	active  int        // IOs in flight
 	replies int        // requests other than commands that were answered
 	onAsync func(*PDU) // told of asynchronous messages that are SCSI events
@@ -145,7 +147,7 @@ func newEngine(c *Conn, o *Options, p Params, depth int) *engine {
 	e := &engine{
 		p: p, cmdSN: c.CmdSN, expCmdSN: c.ExpCmdSN, maxCmdSN: c.MaxCmdSN, expStatSN: c.ExpStatSN,
 		slots: make([]slot, depth+controlSlots), free: make([]uint16, 0, depth+controlSlots),
-		done: make([]*IO, 0, depth), onAsync: o.OnAsync, lenient: o.Lenient,
+		done: make([]*IO, 0, depth), longest: o.slab() - slabHeaders, onAsync: o.OnAsync, lenient: o.Lenient,
 	}
 	for i := len(e.slots) - 1; i >= 0; i-- {
 		e.free = append(e.free, uint16(i))

@@ -26,6 +26,7 @@ type Options struct {
 	Offer *Params       // DefaultOffer
 	Extra Keys          // operational keys to send after those of Offer
 	Depth int           // commands in flight, further ones wait; DefaultDepth
+	Slab  int           // bytes of the receive buffer, MinSlab or more; DefaultSlab
 	Wait  time.Duration // bounds dialling and each step of the login; DefaultTimeout
 
 	// Lenient overlooks what no initiator at error recovery level 0 acts on: ExpDataSN, StatSN in R2T and NOP-In that only
@@ -42,6 +43,13 @@ func (o *Options) depth() int {
 		return o.Depth
 	}
 	return DefaultDepth
+}
+
+func (o *Options) slab() int {
+	if o.Slab > 0 {
+		return max(o.Slab, MinSlab)
+	}
+	return DefaultSlab
 }
 
 // connect dials and logs in.

@@ -32,25 +32,14 @@ func (p *Poller) Add(q *Queue) error {
 	if err := unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, q.fd, &ev); err != nil {
 		return os.NewSyscallError("epoll_ctl", err)
 	}
+	q.poller, q.index = p, len(p.queues)
 	p.queues = append(p.queues, q)
-	q.poller = p
 	return nil
 }
 
-func (p *Poller) index(q *Queue) int {
-	for i, x := range p.queues {
-		if x == q {
-			return i
-		}
-	}
-	return -1
-}
-
 func (p *Poller) remove(q *Queue) {
-	if i := p.index(q); i >= 0 {
-		p.queues[i] = nil
-		unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, q.fd, &unix.EpollEvent{})
-	}
+	p.queues[q.index] = nil
+	unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, q.fd, &unix.EpollEvent{})
 	q.poller = nil
 }
 
@@ -60,7 +49,7 @@ func (q *Queue) want(events uint32) error {
 		return nil
 	}
 	q.wants = events
-	ev := unix.EpollEvent{Events: events, Fd: int32(q.poller.index(q))}
+	ev := unix.EpollEvent{Events: events, Fd: int32(q.index)}
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(q.poller.fd, unix.EPOLL_CTL_MOD, q.fd, &ev))
 }
 

@@ -18,8 +18,10 @@ import (
 
 // Tuning of a Queue.
 const (
-	// slabSize is what one read system call can take, at least: some 60 answers of 4 KiB. It stays in the second-level cache.
-	slabSize = 256 << 10
+	// DefaultSlab is what one read system call takes at most: some 60 answers of 4 KiB. It stays in the second-level cache.
+	DefaultSlab = 256 << 10
+	// MinSlab has room for every PDU that is not taken as it comes: all but Data-In.
+	MinSlab = 16 << 10
 	// receiveSlice is how long a blocking receive lasts at most, so that Wait can look at the clock.
 	receiveSlice = 50 * time.Millisecond
 )
@@ -42,6 +44,7 @@ type Queue struct {
 	err    error
 	fds    [1]unix.PollFd
 	poller *Poller
+	index  int    // in poller's queues
 	wants  uint32 // epoll events that poller waits for
 }
 
@@ -61,10 +64,7 @@ func OpenQueue(ctx context.Context, o Options) (*Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Portal, err)
 	}
-	return &Queue{
-		e: newEngine(c, &o, p, o.depth()), fd: fd,
-		slab: make([]byte, max(slabSize, int(p.MaxRecvDataSegmentLength)+8<<10)),
-	}, nil
+	return &Queue{e: newEngine(c, &o, p, o.depth()), fd: fd, slab: make([]byte, o.slab())}, nil
 }
 
 // takeSocket returns a descriptor of c of our own, in blocking mode with a receive time-out: calls that must not wait say so

@@ -1,6 +1,8 @@
 package initiator
 
 import (
+	"fmt"
+
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/pdu"
 )
@@ -14,8 +16,11 @@ type receiver struct {
 	crc  uint32
 }
 
-// feed takes received bytes and returns how many it used; the rest, less than a PDU, must be given again with what follows it. b must have
-// room for the longest PDU that is not a Data-In: MaxRecvDataSegmentLength and headers.
+// slabHeaders is what a receive buffer holds beside a data segment: basic and additional headers, digests, pad.
+const slabHeaders = 2 << 10
+
+// feed takes received bytes and returns how many it used; the rest, less than a PDU, must be given again with what follows it. The
+// receive buffer must have room for slabHeaders and e.longest bytes.
 func (e *engine) feed(b []byte) (int, error) {
 	n := 0
 	for {
@@ -42,6 +47,9 @@ func (e *engine) feed(b []byte) (int, error) {
 		}
 		need := head
 		if h.Opcode() != pdu.OpDataIn && seg > 0 {
+			if seg > e.longest {
+				return n, fmt.Errorf("%v with a data segment of %d bytes: our receive buffer has room for %d", h.Opcode(), seg, e.longest)
+			}
 			need += e.trailed(seg)
 		}
 		if len(b)-n < need {

@@ -48,7 +48,7 @@ func Login(ctx context.Context, o Options) (*Session, error) {
 	// What a task sends is copied, since an answer can come, and the caller can go on, before the writer is done with it.
 	s.e.out.limit, s.spare.limit = math.MaxInt, math.MaxInt
 	s.wg.Add(2)
-	go s.read()
+	go s.read(make([]byte, o.slab()))
 	go s.write()
 	return s, nil
 }
@@ -96,9 +96,8 @@ func (s *Session) settle() {
 	}
 }
 
-func (s *Session) read() {
+func (s *Session) read(slab []byte) {
 	defer s.wg.Done()
-	slab := make([]byte, max(slabSize, int(s.params.MaxRecvDataSegmentLength)+8<<10))
 	n := 0
 	for {
 		k, err := s.nc.Read(slab[n:])

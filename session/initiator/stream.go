@@ -10,8 +10,8 @@ import (
 // writev costs the kernel about what copying 1 KiB costs us.
 const copyBelow = 1 << 10
 
-// arenaSize is the first size of a stream's memory for headers: a batch of 128 commands with their Data-Out.
-const arenaSize = 32 << 10
+// arenaSize is the first size of a stream's memory for headers; it grows to a batch's.
+const arenaSize = 4 << 10
 
 // A stream is what is to be sent next: headers and short data in memory of its own, long data where the caller
 // has it, as the list that writev takes. Nothing is allocated once arena and list have grown to a batch's size.

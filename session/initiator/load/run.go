@@ -20,28 +20,21 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	queues, err := open(ctx, &c)
+	queues, blocks, block, err := open(ctx, &c)
 	defer func() {
 		for _, q := range queues {
-			q.Close()
+			if q != nil {
+				q.Close()
+			}
 		}
 	}()
 	if err != nil {
 		return nil, err
 	}
-	var r region
-	var volume int64
-	for i, q := range queues {
-		blocks, block, err := capacity(q, &c)
-		if err != nil {
-			return nil, err
-		}
-		if i == 0 {
-			volume = int64(blocks) * int64(block)
-			if r, err = c.region(volume, block); err != nil {
-				return nil, err
-			}
-		}
+	volume := int64(blocks) * int64(block)
+	r, err := c.region(volume, block)
+	if err != nil {
+		return nil, err
 	}
 	rep := &Report{
 		Target: c.Options.TargetName, LUN: c.LUN.String(), BlockSize: c.BlockSize, Depth: c.Depth, Rate: c.Rate, ReadPercent: c.ReadPercent,
@@ -88,23 +81,62 @@ func (c *Config) region(volume int64, block int) (region, error) {
 	return r, nil
 }
 
-// open logs all sessions in, each under an ISID of its own.
-func open(ctx context.Context, c *Config) ([]*initiator.Queue, error) {
+// loginsAtOnce bounds how many sessions are opened side by side.
+const loginsAtOnce = 32
+
+// open logs all sessions in, each under an ISID of its own, and has each ready for commands. It returns those that it
+// opened, whatever became of the others, and what the first says of the volume.
+func open(ctx context.Context, c *Config) (queues []*initiator.Queue, blocks uint64, block int, err error) {
 	var random [3]byte
 	crand.Read(random[:])
-	var queues []*initiator.Queue
-	for i := range c.Connections {
-		o := c.Options
-		o.Depth = max(c.Depth, fillDepth)
-		// RFC 7143 §11.12.5: type 10b, random; the qualifier tells the sessions of this run apart.
-		o.ISID = [6]byte{0x80, random[0], random[1], random[2], byte(i >> 8), byte(i)}
-		q, err := initiator.OpenQueue(ctx, o)
-		if err != nil {
-			return queues, err
-		}
-		queues = append(queues, q)
+	type outcome struct {
+		i      int
+		q      *initiator.Queue
+		blocks uint64
+		block  int
+		err    error
 	}
-	return queues, nil
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	next := make(chan int)
+	ends := make(chan outcome)
+	for range min(loginsAtOnce, c.Connections) {
+		go func() {
+			for i := range next {
+				o := c.Options
+				o.Depth = max(c.Depth, fillDepth)
+				if o.Slab == 0 {
+					o.Slab = min(o.Depth*c.BlockSize, initiator.DefaultSlab)
+				}
+				// RFC 7143 §11.12.5: type 10b, random; the qualifier tells the sessions of this run apart.
+				o.ISID = [6]byte{0x80, random[0], random[1], random[2], byte(i >> 8), byte(i)}
+				e := outcome{i: i}
+				if e.q, e.err = initiator.OpenQueue(ctx, o); e.err == nil {
+					e.blocks, e.block, e.err = capacity(e.q, c)
+				}
+				ends <- e
+			}
+		}()
+	}
+	go func() {
+		defer close(next)
+		for i := range c.Connections {
+			next <- i
+		}
+	}()
+	queues = make([]*initiator.Queue, c.Connections)
+	for range c.Connections {
+		e := <-ends
+		queues[e.i] = e.q
+		if e.err != nil && err == nil {
+			err = e.err
+			cancel() // the others end soon
+		}
+		if e.i == 0 {
+			blocks, block = e.blocks, e.block
+		}
+	}
+	return queues, blocks, block, err
 }
 
 // fill writes the pattern to the region.

@@ -39,6 +39,8 @@ type lane struct {
 	requests []request
 	idle     []int
 	next     int64 // sequential: the next command's offset
+	unsent   bool  // is in worker.unsent
+	free     bool  // is in worker.free
 }
 
 // A worker drives some sessions from one thread. Owned by its goroutine until it returned.
@@ -50,8 +52,11 @@ type worker struct {
 	poller *initiator.Poller
 	region region
 	rng    *rand.Rand
-	turn   int // open loop: the lane that gets the next arrival
-	reads  int // since the last one that was checked
+	active int     // commands in flight
+	unsent []*lane // something was submitted since the last flush
+	free   []*lane // closed loop: has idle requests
+	turn   int     // open loop: the lane that gets the next arrival
+	reads  int     // since the last one that was checked
 
 	epoch   time.Time
 	due     time.Duration // open loop: the next arrival
@@ -89,6 +94,7 @@ func newWorker(c *Config, sh *shared, r region, queues []*initiator.Queue, first
 			l.idle = append(l.idle, c.Depth-1-k)
 		}
 		w.lanes = append(w.lanes, l)
+		w.isFree(l)
 		w.byQ[q] = l
 	}
 	if len(queues) > 1 {
@@ -127,7 +133,7 @@ func (w *worker) run() error {
 	}
 	for {
 		if w.sh.stop.Load() {
-			if w.inFlight() == 0 {
+			if w.active == 0 {
 				return nil
 			}
 		} else {
@@ -138,10 +144,10 @@ func (w *worker) run() error {
 			}
 			w.fill()
 		}
-		if w.inFlight() == 0 {
+		if w.active == 0 {
 			w.last = w.now
 		} else if w.now-w.last > w.c.Stall {
-			return fmt.Errorf("no command has ended for %v with %d in flight", w.c.Stall, w.inFlight())
+			return fmt.Errorf("no command has ended for %v with %d in flight", w.c.Stall, w.active)
 		}
 		if err := w.wait(w.timeout()); err != nil {
 			return err
@@ -149,12 +155,12 @@ func (w *worker) run() error {
 	}
 }
 
-func (w *worker) inFlight() int {
-	n := 0
-	for _, l := range w.lanes {
-		n += len(l.requests) - len(l.idle)
+// isFree notes that l has idle requests.
+func (w *worker) isFree(l *lane) {
+	if !l.free {
+		l.free = true
+		w.free = append(w.free, l)
 	}
-	return n
 }
 
 // arrival returns the time to the next arrival of a Poisson process.
@@ -176,11 +182,13 @@ func (w *worker) timeout() time.Duration {
 // fill starts what is due: every idle request, or in an open loop the arrivals up to now.
 func (w *worker) fill() {
 	if w.gap == 0 {
-		for _, l := range w.lanes {
+		for _, l := range w.free {
+			l.free = false
 			for len(l.idle) > 0 {
 				w.start(l, w.now)
 			}
 		}
+		w.free = w.free[:0]
 		return
 	}
 	for skipped := 0; w.due <= w.now && skipped < len(w.lanes); {
@@ -236,22 +244,30 @@ func (w *worker) start(l *lane, at time.Duration) {
 		r.io.Out, r.io.In, r.io.InLen = r.buf, nil, 0
 	}
 	l.q.Submit(&r.io)
+	w.active++
+	if !l.unsent {
+		l.unsent = true
+		w.unsent = append(w.unsent, l)
+	}
 }
 
 // wait sends what was submitted and waits until something ended, at most for timeout. What ended is taken by ended.
 func (w *worker) wait(timeout time.Duration) error {
 	if w.poller == nil {
 		l := w.lanes[0]
+		l.unsent, w.unsent = false, w.unsent[:0]
 		done, err := l.q.Wait(timeout)
 		w.now = time.Since(w.epoch)
 		w.ended(l, done)
 		return err
 	}
-	for _, l := range w.lanes {
+	for _, l := range w.unsent {
+		l.unsent = false
 		if err := l.q.Flush(); err != nil {
 			return err
 		}
 	}
+	w.unsent = w.unsent[:0]
 	ready, err := w.poller.Wait(timeout)
 	w.now = time.Since(w.epoch)
 	if err != nil {
@@ -276,6 +292,8 @@ func (w *worker) ended(l *lane, done []*initiator.IO) {
 	}
 	w.last = w.now
 	stopped := w.sh.stop.Load() // what ends then is not counted
+	w.active -= len(done)
+	w.isFree(l)
 	good := uint64(0)
 	for _, io := range done {
 		r := &l.requests[io.Tag]

@@ -33,9 +33,10 @@ type config struct {
 // Driver returns the driver of the scheme "file".
 func Driver() backstore.Driver {
 	return backstore.Driver{
-		Scheme: "file",
-		Help:   "file:///PATH?size=1G&thin=on&direct=off&cache=writeback|writethrough&shared=off&readonly=off&writer=off — a file (made if a size is given) or a block device",
-		Open:   open,
+		Scheme:  "file",
+		Help:    "file:///PATH?size=1G&thin=on&direct=off&cache=writeback|writethrough&shared=off&readonly=off&writer=off — a file (made if a size is given) or a block device",
+		Options: []string{"size", "thin", "direct", "cache", "shared", "readonly", "writer"},
+		Open:    open,
 	}
 }
 

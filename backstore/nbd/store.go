@@ -84,9 +84,10 @@ type Store struct {
 // Drivers returns the drivers of the schemes "nbd" and "nbd+unix".
 func Drivers() []backstore.Driver {
 	const help = " — a volume of an NBD server; connections=4 inflight=256 timeout=30s restart=safe|unsafe readonly shared"
+	options := []string{"socket", "connections", "inflight", "timeout", "restart", "readonly", "shared"}
 	return []backstore.Driver{
-		{Scheme: "nbd", Help: "nbd://host:10809/export" + help, Open: open},
-		{Scheme: "nbd+unix", Help: "nbd+unix:///export?socket=/run/nbd.sock" + help, Open: open},
+		{Scheme: "nbd", Help: "nbd://host:10809/export" + help, Options: options, Open: open},
+		{Scheme: "nbd+unix", Help: "nbd+unix:///export?socket=/run/nbd.sock" + help, Options: options, Open: open},
 	}
 }
 

@@ -62,6 +62,10 @@ type Command struct {
 	// Out is the number of Data-Out bytes that Execute needs in Buf; never more than OutLen.
 	Out uint32
 
+	// Length is the number of medium bytes that the CDB asks for, 0 for commands without any. It stands after a
+	// failure, too: the host needs it for the residual.
+	Length uint32
+
 	// Set by the host between Prepare and Execute.
 
 	// Buf is where a READ's In bytes go or a WRITE's Out bytes are, exactly that long. It belongs to
@@ -107,7 +111,7 @@ const keepOwn = 1024
 // reset clears what an earlier use left.
 func (c *Command) reset(lu *LU) {
 	c.lu = lu
-	c.In, c.Out = 0, 0
+	c.In, c.Out, c.Length = 0, 0, 0
 	c.Status, c.Sense, c.Data = sam.Good, nil, nil
 	c.flags, c.plan, c.state, c.off, c.slot = 0, 0, idle, 0, noSlot
 	c.bounce = nil

@@ -15,7 +15,8 @@ func prepareRead(lu *LU, c *Command) bool {
 	if !lu.prepareTransfer(c) {
 		return false
 	}
-	c.In = c.blocks << lu.blockShift
+	c.Length = c.blocks << lu.blockShift
+	c.In = c.Length
 	c.span.kind = readSpan
 	if c.plan == needFUA {
 		switch c.plan = 0; lu.fua {
@@ -37,12 +38,17 @@ func prepareWrite(lu *LU, c *Command) bool {
 		c.fail(sense.Data{Key: sense.DataProtect, Code: sense.WriteProtected})
 		return false
 	}
-	out := c.blocks << lu.blockShift
-	if c.OutLen < out {
-		// The initiator will not send what its CDB promises: nothing of it is written.
-		return c.illegal(sense.InvalidFieldInCommandIU)
+	c.Length = c.blocks << lu.blockShift
+	if c.OutLen < c.Length {
+		// The initiator will send less than its CDB says. The blocks that it will send are written, and the host tells the
+		// rest as residual overflow; a part of a block cannot be.
+		if c.OutLen&(lu.blockSize-1) != 0 {
+			return c.illegal(sense.InvalidFieldInCommandIU)
+		}
+		c.blocks = c.OutLen >> lu.blockShift
+		lu.setSpan(c)
 	}
-	c.Out = out
+	c.Out = c.blocks << lu.blockShift
 	c.span.kind = writeSpan
 	if c.plan == needFUA {
 		switch c.plan = 0; lu.fua {
@@ -97,13 +103,18 @@ func (lu *LU) prepareTransfer(c *Command) bool {
 		return false
 	}
 	c.lba, c.blocks = lba, blocks
-	c.span.first, c.span.last = lba, lba+uint64(blocks)-1
+	lu.setSpan(c)
+	return true
+}
+
+// setSpan makes c's range that of its blocks, in whole blocks of the store.
+func (lu *LU) setSpan(c *Command) {
+	c.span.first, c.span.last = c.lba, c.lba+uint64(c.blocks)-1
 	if lu.storeMask != 0 {
 		m := uint64(lu.storeMask) >> lu.blockShift
 		c.span.first &^= m
 		c.span.last |= m
 	}
-	return true
 }
 
 // lengthField returns where the TRANSFER LENGTH of a READ or WRITE starts.

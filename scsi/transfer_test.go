@@ -94,14 +94,24 @@ func TestReadWrite6(t *testing.T) {
 	r.want(r.do(b, data[:256*512-1]), "05/0E/03")
 }
 
-// TestShortDataOut: a WRITE whose Data-Out is shorter than its CDB says writes nothing; longer is the host's.
+// TestShortDataOut: of a WRITE whose Data-Out is shorter than its CDB says, the whole blocks that come are written and nothing
+// else; a part of a block is refused. Longer is the host's.
 func TestShortDataOut(t *testing.T) {
 	r := newRig(t, newTestStore(t, 1<<20), DiskConfig{})
-	for _, n := range []int{0, 1, 512, 1023} {
+	for _, n := range []int{1, 511, 513, 1023} {
 		r.want(r.do(transfer(cdb.Write10, 0, 2, 0), make([]byte, n)), "05/0E/03")
 	}
-	if len(r.st.ops) != 0 {
-		t.Fatal("something was written")
+	c := r.do(transfer(cdb.Write10, 0, 2, 0), nil)
+	if r.want(c, "good"); c.Out != 0 || c.Length != 1024 || len(r.st.ops) != 0 {
+		t.Fatalf("no data: out %d of %d, %d requests", c.Out, c.Length, len(r.st.ops))
+	}
+	c = r.do(transfer(cdb.Write10, 5, 2, 0), bytes.Repeat([]byte{7}, 512))
+	if r.want(c, "good"); c.Out != 512 || c.Length != 1024 {
+		t.Fatalf("one block of two: out %d of %d", c.Out, c.Length)
+	}
+	c = r.do(transfer(cdb.Read10, 5, 2, 0), nil)
+	if r.want(c, "good"); !bytes.Equal(c.Data, append(bytes.Repeat([]byte{7}, 512), make([]byte, 512)...)) {
+		t.Fatal("other blocks were written than came")
 	}
 	r.want(r.do(transfer(cdb.Write10, 0, 2, 0), make([]byte, 1025)), "good")
 	if c := r.do(transfer(cdb.Write10, 0, 0, 0), nil); result(c) != "good" || c.Out != 0 {

@@ -226,7 +226,10 @@ func (l *loop) complete(r *record, acts []session.Action) []session.Action {
 	if tr := l.s.cfg.Trace.SCSI; tr != nil {
 		tr(r.conn.name, fmt.Sprintf("lun=%v cdb=% x -> %v %x", r.task.LUN, r.task.CDB, cmd.Status, cmd.Sense))
 	}
-	res := session.Result{Status: cmd.Status, Moved: cmd.Out}
+	res := session.Result{Status: cmd.Status, Moved: cmd.Length}
+	if cmd.Status != sam.Good && !r.task.Write && cmd.Length <= r.task.EDTL {
+		res.Moved = 0 // a READ that fails sends nothing
+	}
 	if cmd.Status == sam.CheckCondition {
 		res.Sense = cmd.Sense
 	}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,9 +22,11 @@ const Prefix = "iqn.2026-11.io.lunar:"
 
 const (
 	readyTimeout = 20 * time.Second // a slow machine that also builds; a start takes milliseconds
-	readyPoll    = 5 * time.Millisecond
 	stopTimeout  = 30 * time.Second // above lunard's own bound on draining
 )
+
+// serving is the line that lunard logs when it lets initiators in.
+var serving = regexp.MustCompile(`msg=serving .*\bportals="?([^" \n]+)`)
 
 // Export is the --export argument of target Prefix+name, LUN 1.
 func Export(name, uri string) string { return ExportLUN(name, 1, uri) }
@@ -49,17 +52,17 @@ type Daemon struct {
 	err  error         // of Wait; read after done
 }
 
-// Start runs lunard with args and a portal on a free loopback port, and returns when it listens.
+// Start runs lunard with args and a portal on a free loopback port, and returns when it serves.
 func Start(t testing.TB, args ...string) *Daemon {
 	t.Helper()
-	return StartAt(t, FreeAddr(t), args...)
+	return StartAt(t, "127.0.0.1:0", args...)
 }
 
 // StartAt is Start on a given portal: a second start has to come up where the first one was.
 func StartAt(t testing.TB, addr string, args ...string) *Daemon {
 	t.Helper()
-	d := &Daemon{Addr: addr, log: &log{}, done: make(chan struct{})}
-	d.cmd = command(t, append([]string{"--portal=" + addr}, args...)...)
+	d := &Daemon{log: newLog(), done: make(chan struct{})}
+	d.cmd = command(t, append([]string{"--portal=" + addr, "--log-level=info"}, args...)...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	if err := d.cmd.Start(); err != nil {
 		t.Fatalf("starting lunard: %v", err)
@@ -74,29 +77,14 @@ func StartAt(t testing.TB, addr string, args ...string) *Daemon {
 			t.Logf("lunard %s said:\n%s", strings.Join(d.cmd.Args[1:], " "), d.log)
 		}
 	})
-	d.waitReady(t)
-	return d
-}
-
-// waitReady returns when the portal accepts: lunard opens its portals last, when everything else is there.
-func (d *Daemon) waitReady(t testing.TB) {
-	t.Helper()
-	poll := time.NewTicker(readyPoll)
-	defer poll.Stop()
-	deadline := time.After(readyTimeout)
-	for {
-		if c, err := net.Dial("tcp", d.Addr); err == nil {
-			c.Close()
-			return
-		}
-		select {
-		case <-d.done:
-			t.Fatalf("lunard ended before it listened: %v\n%s", d.err, d.log)
-		case <-deadline:
-			t.Fatalf("lunard does not listen on %s after %v\n%s", d.Addr, readyTimeout, d.log)
-		case <-poll.C:
-		}
+	select {
+	case d.Addr = <-d.log.served:
+	case <-d.done:
+		t.Fatalf("lunard ended before it served: %v\n%s", d.err, d.log)
+	case <-time.After(readyTimeout):
+		t.Fatalf("lunard does not serve on %s after %v\n%s", addr, readyTimeout, d.log)
 	}
+	return d
 }
 
 // URL is how libiscsi and qemu name a LUN of target Prefix+name.
@@ -203,16 +191,30 @@ func FreeAddr(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// log keeps what a process writes; safe for one writer beside readers.
+// log keeps what a process writes, and tells when it serves; safe for one writer beside readers.
 type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer // guarded by mu
+	served chan string // gets the first portal's address, once
+
+	mu   sync.Mutex
+	b    bytes.Buffer // guarded by mu
+	told bool         // guarded by mu
 }
+
+func newLog() *log { return &log{served: make(chan string, 1)} }
 
 func (l *log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.b.Write(p)
+	l.b.Write(p)
+	if !l.told {
+		// Whole lines only: an address may come in two parts.
+		text := l.b.Bytes()
+		if m := serving.FindSubmatch(text[:bytes.LastIndexByte(text, '\n')+1]); m != nil {
+			l.told = true
+			l.served <- string(m[1])
+		}
+	}
+	return len(p), nil
 }
 
 func (l *log) String() string {

@@ -1,5 +1,5 @@
 // Package daemon runs lunard for tests: builds it once, starts it on a free loopback port, waits until
-// its portal listens, keeps its log and sees to it that it ends.
+// it serves, keeps its log and sees to it that it ends.
 //
 // It knows lunard by its command line and exit status only, as an administrator does; it must not import
 // what lunard is made of.

@@ -232,8 +232,13 @@ func (n *Negotiator) chapCheck() *failure {
 	if account == nil {
 		return failf(pdu.AuthenticationFailed, "wrong CHAP name or secret for %q", name)
 	}
+	if out := n.auth.Outgoing; out != nil && subtle.ConstantTimeCompare(account.Secret, out.Secret) == 1 {
+		// RFC 7143 §9.2.1: what we would have answered ourselves proves nothing, so one secret
+		// does not serve both directions.
+		return failf(pdu.AuthenticationFailed, "accounts %q and %q have the same secret", account.Name, out.Name)
+	}
 	if hasID {
-		if f := n.proveOurselves(account, id, challenge); f != nil {
+		if f := n.proveOurselves(id, challenge); f != nil {
 			return f
 		}
 	}
@@ -257,7 +262,7 @@ func (n *Negotiator) findAccount(name string, r []byte) (found *Account) {
 }
 
 // proveOurselves answers the initiator's challenge: mutual CHAP.
-func (n *Negotiator) proveOurselves(peer *Account, id, challenge string) *failure {
+func (n *Negotiator) proveOurselves(id, challenge string) *failure {
 	c := &n.chap
 	out := n.auth.Outgoing
 	if out == nil || len(out.Secret) == 0 {
@@ -274,9 +279,6 @@ func (n *Negotiator) proveOurselves(peer *Account, id, challenge string) *failur
 	case subtle.ConstantTimeCompare(b, c.challenge) == 1:
 		// RFC 7143 §9.2.1: a reflected challenge would have us compute the peer's response.
 		return failf(pdu.AuthenticationFailed, "CHAP_C is our own challenge")
-	case subtle.ConstantTimeCompare(peer.Secret, out.Secret) == 1:
-		// RFC 7143 §9.2.1: one secret for both directions is refused.
-		return failf(pdu.AuthenticationFailed, "accounts %q and %q have the same secret", peer.Name, out.Name)
 	}
 	n.out = pdu.AppendKey(n.out, "CHAP_N", out.Name)
 	n.out = pdu.AppendKey(n.out, "CHAP_R", FormatBinary(CHAPResponse(c.alg, byte(v), out.Secret, b)))

@@ -235,8 +235,8 @@ func (n *Negotiator) declare(k pdu.Key) *failure {
 		n.res.Type = t
 		return nil
 	}
-	// A deviation from RFC 7143 §6.3, which forbids every repetition: libiscsi says its
-	// names once in each stage. The same again does no harm, another value does.
+	// A deviation from RFC 7143 §6.3, which forbids every repetition: there are versions of
+	// libiscsi that say their names in each stage. The same again does no harm, another value does.
 	if n.declared.has(i) && *at != k.Value {
 		return failf(pdu.InitiatorError, "%s changed from %q to %q", k.Name, *at, k.Value)
 	}

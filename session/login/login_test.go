@@ -166,15 +166,14 @@ func TestRefuse(t *testing.T) {
 	n := NewNegotiator(&cfg, new(book), new(counting), 1)
 	h := &pdu.Header{0: 0x40 | byte(pdu.OpLoginReq)}
 	(*pdu.LoginReq)(h).SetFlags(true, false, pdu.SecurityNegotiation, pdu.FullFeaturePhase)
-	(*pdu.LoginReq)(h).SetTSIH(7)
 	h.SetITT(9)
 	data := []byte("InitiatorName=iqn.2001-04.com.example:host\x00SessionType=Discovery\x00")
 	h.SetDataLen(len(data))
 	if r := n.Received(h, data); !r.Final {
 		t.Fatal(r.Err)
 	}
-	r := n.Refuse(pdu.SessionDoesNotExist, errors.New("no session 7"))
-	const want = "Login Response itt=9 statsn=0 expcmdsn=0 maxcmdsn=0 csg=security isid=000000000000 tsih=7 status=020A (session does not exist)"
+	r := n.Refuse(pdu.SessionDoesNotExist, errors.New("no such session"))
+	const want = "Login Response itt=9 statsn=0 expcmdsn=0 maxcmdsn=0 csg=security isid=000000000000 tsih=0 status=020A (session does not exist)"
 	if got := pdu.Describe(&r.Header, nil, r.Data); got != want || r.Final || r.Err == nil || r.Status != pdu.SessionDoesNotExist {
 		t.Errorf("got %s\nwant %s\n%+v", got, want, r)
 	}

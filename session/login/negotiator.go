@@ -257,6 +257,10 @@ func (n *Negotiator) identify() *failure {
 	n.res.InitiatorName, n.ops.session, n.named = name, n.res.Type, true
 	var status pdu.LoginStatus
 	if n.res.Type == Discovery {
+		if n.res.TSIH != 0 {
+			// RFC 7143 §4.3: a discovery session has one connection and ends with it.
+			return failf(pdu.SessionDoesNotExist, "discovery with TSIH %d", n.res.TSIH)
+		}
 		if n.auth, status = n.policy.Discovery(name); status != pdu.LoginSuccess {
 			return failf(status, "discovery refused to %s", name)
 		}

@@ -65,7 +65,7 @@ func (g *greeter) run() error {
 			return fmt.Errorf("%s: %w", who(n), resp.Err)
 		}
 		if resp.Final {
-			return g.finish(n.Result(), &resp)
+			return g.finish(n, &resp)
 		}
 		resp.Header.SetWindow(h.CmdSN(), h.CmdSN()) // login requests are immediate: no command yet
 		if err := g.write(&resp.Header, resp.Data, true); err != nil {
@@ -122,36 +122,36 @@ func (g *greeter) write(h *pdu.Header, data []byte, numbered bool) error {
 }
 
 // finish does the end of a login that succeeded.
-func (g *greeter) finish(res login.Result, resp *login.Response) error {
+func (g *greeter) finish(n *login.Negotiator, resp *login.Response) error {
+	res := n.Result()
 	if res.Type == login.Discovery {
 		return g.discovery(res, resp)
 	}
 	t := g.s.table.Load().byName[res.TargetName]
 	if t == nil {
-		return g.refuse(resp, pdu.TargetRemoved, "the target was removed meanwhile")
+		return g.refuse(n, pdu.TargetRemoved, errors.New("the target was removed meanwhile"))
 	}
 	fd, err := g.descriptor()
 	if err != nil {
-		return g.refuse(resp, pdu.OutOfResources, err.Error())
+		return g.refuse(n, pdu.OutOfResources, err)
 	}
 	ahead, _ := g.r.Peek(g.r.Buffered())
 	status, err := t.admit(g, fd, res, resp, ahead)
 	if err != nil {
 		unix.Close(fd)
-		return g.refuse(resp, status, err.Error())
+		return g.refuse(n, status, err)
 	}
 	return nil
 }
 
-// refuse turns a final response into a failure.
-func (g *greeter) refuse(resp *login.Response, status pdu.LoginStatus, why string) error {
-	h := resp.Header
-	lr := (*pdu.LoginResp)(&h)
-	lr.Init(h.ITT(), [6]byte(h[8:14]), 0, status, false, false, lr.CSG(), 0, 0)
-	if err := g.write(&h, nil, true); err != nil {
+// refuse turns a login that had succeeded so far into a failure.
+func (g *greeter) refuse(n *login.Negotiator, status pdu.LoginStatus, why error) error {
+	resp := n.Refuse(status, why)
+	resp.Header.SetWindow(n.Result().CmdSN, n.Result().CmdSN)
+	if err := g.write(&resp.Header, resp.Data, true); err != nil {
 		return err
 	}
-	return fmt.Errorf("status %04Xh: %s", uint16(status), why)
+	return fmt.Errorf("%s: status %04Xh: %w", who(n), uint16(status), why)
 }
 
 // descriptor duplicates the connection's descriptor. File() would clear O_NONBLOCK on the description that both

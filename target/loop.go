@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,6 +54,7 @@ type loop struct {
 	dirty      []*conn     // have output to send
 	kicks      []*unit     // have submitted something
 	done       []*record   // commands that ended in the background, in order
+	orphans    []*unit     // closed while a request was out; detached when it ends
 	inLU       *scsi.LU    // set while its code runs: a panic then takes it offline
 	shared     map[any]io.Closer
 
@@ -105,6 +107,9 @@ func (l *loop) Woken() {
 	l.cq.spare = ready[:0]
 	l.cq.Unlock()
 	l.settle()
+	if len(l.orphans) != 0 {
+		l.reap()
+	}
 }
 
 // Done is scsi.Host's: a command that was pending has ended. It is dealt with by settle, outside the LU's code.
@@ -256,12 +261,29 @@ func (l *loop) closeUnit(ctx context.Context, u *unit) error {
 	for !idle() {
 		select {
 		case <-ctx.Done():
-			err := u.store.Close(ctx) // answers busy: the store is orphaned, and ends with its last request
-			return err
+			// Close answers busy: the store is orphaned, and ends with its last request.
+			l.ev.Lock()
+			l.orphans = append(l.orphans, u)
+			l.ev.Unlock()
+			l.ev.Wake()
+			return u.store.Close(ctx)
 		case <-tick.C:
 		}
 	}
 	return u.store.Close(ctx)
+}
+
+// reap lets go of the orphans whose last request has ended.
+func (l *loop) reap() {
+	l.orphans = slices.DeleteFunc(l.orphans, func(u *unit) bool {
+		if u.lu.InFlight() != 0 {
+			return false
+		}
+		if a, ok := u.store.(backstore.Attacher); ok {
+			a.Detach()
+		}
+		return true
+	})
 }
 
 // close ends the loop and closes the stores of its targets.

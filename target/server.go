@@ -74,7 +74,7 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Login.MaxPDUs == 0 {
 		c.Login = login.Defaults()
-		c.Login.Params.HeaderDigest, c.Login.Params.DataDigest = false, false
+		Offer(&c.Login.Params)
 	}
 	durations := []struct {
 		p   *time.Duration
@@ -99,6 +99,13 @@ func (c Config) withDefaults() Config {
 		c.BufferBytes = DefaultBufferBytes
 	}
 	return c
+}
+
+// Offer lowers p to what a Server carries out: no digests, and neither the task reporting nor the functions of
+// iSCSIProtocolLevel 2 (RFC 7144).
+func Offer(p *login.Params) {
+	p.HeaderDigest, p.DataDigest = false, false
+	p.TaskReporting, p.ProtocolLevel = login.ReportRFC3720, 1
 }
 
 // A Server serves targets on portals. Its methods may be called from any goroutine.

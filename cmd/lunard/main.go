@@ -64,8 +64,7 @@ func defaults() *options {
 	o := &options{logLevel: "warn", drain: 10 * time.Second}
 	o.cfg.Login = login.Defaults()
 	o.params = &o.cfg.Login.Params
-	// CRC32C is not served yet: offering it would promise what is not there.
-	o.params.HeaderDigest, o.params.DataDigest = false, false
+	target.Offer(o.params)
 	return o
 }
 

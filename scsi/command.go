@@ -119,7 +119,7 @@ func (c *Command) reset(lu *LU) {
 
 // buffer returns n zero bytes of the Command's own memory.
 func (c *Command) buffer(n int) []byte {
-	if cap(c.own) < n || cap(c.own) > keepOwn && n <= keepOwn {
+	if c.own == nil || cap(c.own) < n || cap(c.own) > keepOwn && n <= keepOwn {
 		c.own = make([]byte, max(n, 256))
 	}
 	b := c.own[:n]

@@ -15,5 +15,6 @@ func UnitOf(r *backstore.Request) *LU {
 	return nil
 }
 
-// InFlight returns how many requests the store has of this LU, those in doubt included.
+// InFlight returns how many requests the store has of this LU: those in doubt included, and a flush behind a SYNCHRONIZE
+// CACHE that has been answered. At 0 the store may be detached and closed.
 func (lu *LU) InFlight() int { return lu.flight }

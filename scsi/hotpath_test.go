@@ -3,6 +3,7 @@ package scsi
 import (
 	"context"
 	"testing"
+	"unsafe"
 
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
@@ -106,6 +107,13 @@ func TestHotPathAllocations(t *testing.T) {
 		if n := testing.AllocsPerRun(1000, run); n != 0 {
 			t.Errorf("%s: %v allocations", h.name, n)
 		}
+	}
+}
+
+// TestCommandSize: commands are pooled by the thousand.
+func TestCommandSize(t *testing.T) {
+	if n := unsafe.Sizeof(Command{}); n > 512 {
+		t.Errorf("a Command takes %d bytes", n)
 	}
 }
 

@@ -16,7 +16,7 @@ type identity struct {
 	TargetPortGroup, RelativePort     uint16
 }
 
-// Widths of the INQUIRY fields (SPC-4 §6.6.2) and the bound on a serial number (tgt's own).
+// Widths of the INQUIRY fields (SPC-4 §6.6) and the bound on a serial number (tgt's own).
 const (
 	vendorWidth   = 8
 	productWidth  = 16
@@ -52,7 +52,7 @@ func newIdentity(cfg *DiskConfig, volume string) (identity, error) {
 	return id, nil
 }
 
-// naaLocal is the NAA of a locally assigned name (SPC-4 table 530): 60 bits of our own choice, here of a
+// naaLocal is the NAA of a locally assigned name (SPC-4, NAA designator formats): 60 bits of our own choice, here of a
 // hash, so that no two volumes of any two hosts share one.
 const naaLocal = 3
 

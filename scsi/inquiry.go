@@ -10,14 +10,14 @@ const (
 	inquiryLength = 96   // standard data with eight version descriptors
 )
 
-// Peripheral qualifier and device type (SPC-4 §6.6.2).
+// Peripheral qualifier and device type.
 const (
 	deviceDisk       = 0x00
 	deviceController = 0x0c // storage array controller
 	deviceAbsent     = 0x7f // qualifier 011b, type unknown
 )
 
-// Version descriptors (SPC-4 table 144).
+// Version descriptors (SPC-4, version descriptor values).
 const (
 	versionSAM5  = 0x00a0
 	versionISCSI = 0x0960

@@ -183,6 +183,7 @@ func TestFlushBehindLateWrite(t *testing.T) {
 	r.lu.Abort(late)
 	whole := r.started(sync(0, 0, 0), waiting)
 	over := r.started(sync(107, 1, immed), waiting) // IMMED or not
+	rest := r.started(sync(50, 0, 0), waiting)      // to the end of the medium
 	beside := r.started(sync(0, 100, 0), atStore)
 	gone := r.started(sync(0, 0, 0), waiting)
 	if !r.lu.Abort(gone) {
@@ -205,10 +206,10 @@ func TestFlushBehindLateWrite(t *testing.T) {
 	for len(r.st.held) > 0 {
 		r.st.end(0)
 	}
-	if got := r.host.turn(); len(got) != 5 || r.lu.index.n != 0 {
+	if got := r.host.turn(); len(got) != 6 || r.lu.index.n != 0 {
 		t.Fatalf("%d commands ended, %d entries left", len(got), r.lu.index.n)
 	}
-	for _, c := range []*Command{live, early, whole, over, beside} {
+	for _, c := range []*Command{live, early, whole, over, rest, beside} {
 		r.want(c, "good")
 	}
 }

@@ -37,15 +37,14 @@ type LU struct {
 	blocks  uint64
 	offline string // why the LU was taken offline; empty: it was not
 
-	nexuses  []*NexusLU
-	pending  []*Command // in no order; those in doubt included
-	doubts   int        // commands aborted with a request still at the store
-	index    rangeIndex
-	flight   int // requests at the store
-	ready    queue
-	freed    []*Command // scratch for the index
-	unkick   bool       // something was submitted since the last Kick
-	draining bool
+	nexuses []*NexusLU
+	pending []*Command // in no order; those in doubt included
+	doubts  int        // commands aborted with a request still at the store
+	index   rangeIndex
+	flight  int // requests at the store
+	ready   queue
+	freed   []*Command // scratch for the index
+	unkick  bool       // something was submitted since the last Kick
 
 	wake   backstore.Request // what the LU posts to itself when Abort freed somebody
 	woken  bool

@@ -8,7 +8,7 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/sense"
 )
 
-// MODE SENSE (6) and (10) (SPC-4 §6.11, §6.12).
+// MODE SENSE (6) and (10) (SPC-4; the block descriptors and the caching page SBC-3).
 
 // Fields of the CDB.
 const (
@@ -97,8 +97,7 @@ func executeModeSense(lu *LU, c *Command) Outcome {
 	return c.reply(b, uint64(binary.BigEndian.Uint16(c.CDB[7:])))
 }
 
-// appendBlockDescriptor appends the short or the long LBA mode parameter block descriptor (SBC-3
-// §6.5.2).
+// appendBlockDescriptor appends the short or the long LBA mode parameter block descriptor.
 func (lu *LU) appendBlockDescriptor(b []byte, long bool) []byte {
 	if long {
 		b = binary.BigEndian.AppendUint64(b, lu.blocks)
@@ -108,7 +107,7 @@ func (lu *LU) appendBlockDescriptor(b []byte, long bool) []byte {
 	return binary.BigEndian.AppendUint32(b, lu.blockSize)
 }
 
-// Caching (SBC-3 §6.5.5). WCE says whether the store has a volatile cache; it cannot be changed.
+// Caching. WCE says whether the store has a volatile cache; it cannot be changed.
 func cachingPage(lu *LU, b []byte, changeable bool) []byte {
 	n := len(b)
 	b = append(b, 0x08, 0x12)
@@ -123,7 +122,7 @@ func cachingPage(lu *LU, b []byte, changeable bool) []byte {
 // away without being given up.
 const busyTimeout = 600
 
-// Control (SPC-4 §7.5.8): one task set for all nexuses, fixed format sense, restricted reordering (the
+// Control: one task set for all nexuses, fixed format sense, restricted reordering (the
 // range index keeps overlapping commands in order), QERR and TAS 0, SWP 0. Nothing can be changed.
 func controlPage(_ *LU, b []byte, changeable bool) []byte {
 	n := len(b)

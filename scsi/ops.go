@@ -5,7 +5,7 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/sense"
 )
 
-// A resvClass says what a reservation of another nexus does to a command (SPC-4 table 43, SBC-3 table 13).
+// A resvClass says what a reservation of another nexus does to a command (SPC-4 and SBC-3, the tables of commands allowed in the presence of reservations).
 type resvClass uint8
 
 const (
@@ -107,7 +107,7 @@ var controllerOps = &opTable{
 	},
 }
 
-// absentOps are what a LUN without a logical unit answers (SAM-5 §5.11, incorrect logical unit selection).
+// absentOps are what a LUN without a logical unit answers (SAM-5, incorrect logical unit numbers).
 var absentOps = &opTable{
 	code: [256]*op{
 		cdb.RequestSense: requestSenseOp,

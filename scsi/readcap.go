@@ -2,7 +2,7 @@ package scsi
 
 import "encoding/binary"
 
-// TEST UNIT READY, READ CAPACITY (10) and (16) (SPC-4 §6.47, SBC-3 §5.15, §5.16).
+// TEST UNIT READY, READ CAPACITY (10) and (16) (SPC-4; SBC-3 §5.15, §5.16).
 
 func executeTestUnitReady(lu *LU, c *Command) Outcome {
 	lu.notReady(c)

@@ -6,7 +6,7 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/sense"
 )
 
-// REPORT LUNS (SPC-4 §6.33; the select codes of 10h and above SPC-5).
+// REPORT LUNS (SPC-4; the select codes of 10h and above SPC-5).
 
 // SELECT REPORT codes.
 const (

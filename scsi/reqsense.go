@@ -2,7 +2,7 @@ package scsi
 
 import "github.com/lunar-iscsi/lunar/scsi/sense"
 
-// REQUEST SENSE (SPC-4 §6.39): a pending unit attention, which is cleared by that, or what the unit's state has to
+// REQUEST SENSE (SPC-4): a pending unit attention, which is cleared by that, or what the unit's state has to
 // say, as parameter data in the format that the DESC bit asks for.
 func executeRequestSense(lu *LU, c *Command) Outcome {
 	d := sense.Data{Bit: -1}

@@ -288,10 +288,6 @@ func (lu *LU) completed(c *Command) {
 
 // drain starts what has its blocks to itself, as far as the store has room.
 func (lu *LU) drain() {
-	if lu.draining {
-		return // a Done below ended up here; the loop below goes on with it
-	}
-	lu.draining = true
 	for lu.flight < lu.maxFlight {
 		if lu.behind.wanted && !lu.behind.busy {
 			lu.flushBehind()
@@ -306,7 +302,6 @@ func (lu *LU) drain() {
 			lu.host.Done(c)
 		}
 	}
-	lu.draining = false
 }
 
 // Abort ends c, which was Pending. True: nothing of it is at the store and it has ended now; Done is not called.

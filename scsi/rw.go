@@ -9,7 +9,7 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/sense"
 )
 
-// READ and WRITE (6), (10), (12) and (16) (SBC-3 §5.7-§5.10, §5.29-§5.32).
+// READ and WRITE (6), (10), (12) and (16) (SBC-3).
 
 func prepareRead(lu *LU, c *Command) bool {
 	if !lu.prepareTransfer(c) {
@@ -23,7 +23,9 @@ func prepareRead(lu *LU, c *Command) bool {
 		case nativeFUA:
 			c.flags |= backstore.FUA
 		case flushedFUA:
-			c.plan = flushFirst
+			if !lu.readOnly {
+				c.plan = flushFirst
+			}
 		}
 	}
 	c.plan |= moveData
@@ -73,7 +75,7 @@ func (lu *LU) prepareTransfer(c *Command) bool {
 		}
 		if b1&(cdb.FUA|cdb.DPO) != 0 {
 			if lu.fua == noFUA {
-				// DPOFUA is 0 in MODE SENSE: neither bit is supported (SBC-3 §6.5.1).
+				// DPOFUA is 0 in MODE SENSE: neither bit is supported.
 				if b1&cdb.DPO != 0 {
 					return c.badField(1, 4)
 				}
@@ -93,7 +95,7 @@ func (lu *LU) prepareTransfer(c *Command) bool {
 		return false
 	}
 	if blocks > lu.maxBlocks {
-		return c.badField(lengthField(c.CDB[0]), -1) // SBC-3 §6.6.4: above MAXIMUM TRANSFER LENGTH
+		return c.badField(lengthField(c.CDB[0]), -1) // above MAXIMUM TRANSFER LENGTH
 	}
 	if lu.offline != "" {
 		return !lu.notReady(c)
@@ -111,9 +113,8 @@ func (lu *LU) prepareTransfer(c *Command) bool {
 func (lu *LU) setSpan(c *Command) {
 	c.span.first, c.span.last = c.lba, c.lba+uint64(c.blocks)-1
 	if lu.storeMask != 0 {
-		m := uint64(lu.storeMask) >> lu.blockShift
-		c.span.first &^= m
-		c.span.last |= m
+		// Two that touch one block of the store overlap: the later one begins with that block at the latest.
+		c.span.first &^= uint64(lu.storeMask) >> lu.blockShift
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/sense"
 )
 
-// SYNCHRONIZE CACHE (10) and (16) (SBC-3 §5.22, §5.23). The store's flush covers the whole volume, so the range is only
+// SYNCHRONIZE CACHE (10) and (16) (SBC-3). The store's flush covers the whole volume, so the range is only
 // checked. It covers each write that had ended before, and waits for those in its range that were
 // aborted but may still be applied: for their initiator they are over.
 

@@ -99,7 +99,10 @@ func TestReadWrite6(t *testing.T) {
 func TestShortDataOut(t *testing.T) {
 	r := newRig(t, newTestStore(t, 1<<20), DiskConfig{})
 	for _, n := range []int{1, 511, 513, 1023} {
-		r.want(r.do(transfer(cdb.Write10, 0, 2, 0), make([]byte, n)), "05/0E/03")
+		c := r.do(transfer(cdb.Write10, 0, 2, 0), make([]byte, n))
+		if r.want(c, "05/0E/03"); c.Length != 1024 || c.Out != 0 || len(r.st.ops) != 0 {
+			t.Fatalf("%d bytes: length %d, out %d, %d requests", n, c.Length, c.Out, len(r.st.ops))
+		}
 	}
 	c := r.do(transfer(cdb.Write10, 0, 2, 0), nil)
 	if r.want(c, "good"); c.Out != 0 || c.Length != 1024 || len(r.st.ops) != 0 {
@@ -210,7 +213,13 @@ func TestReadOnly(t *testing.T) {
 		t.Fatal("WP is not set")
 	}
 	st.info.ReadOnly = true
+	st.info.Caps = backstore.CapFlush
+	st.ops = nil
 	r = newRig(t, st, DiskConfig{})
+	r.want(r.do(transfer(cdb.Read10, 0, 1, cdb.FUA), nil), "good")
+	if len(st.ops) != 1 {
+		t.Fatal("a read-only volume was flushed:", st.ops)
+	}
 	r.want(r.do(transfer(cdb.Write10, 0, 1, 0), make([]byte, 512)), "07/27/00")
 }
 
@@ -261,6 +270,15 @@ func TestErrorClasses(t *testing.T) {
 					t.Errorf("%v: data after a failure", k.class)
 				}
 			}
+		}
+	}
+	// An offset outside the command is not believed.
+	for _, off := range []int64{-1, 0, 99 * 512, 108 * 512} {
+		st := newTestStore(t, 1<<20)
+		st.fail = func(*backstore.Request) error { return &backstore.Error{Class: backstore.ClassMedium, Off: off} }
+		c := newRig(t, st, DiskConfig{}).do(transfer(cdb.Read10, 100, 8, 0), nil)
+		if d, _ := sense.Parse(c.Sense); !d.HasInfo || d.Info != 100 {
+			t.Errorf("offset %d: information %v %d", off, d.HasInfo, d.Info)
 		}
 	}
 	st := newTestStore(t, 1<<20)
@@ -453,7 +471,9 @@ func TestFull(t *testing.T) {
 	r.started(r.write(r.nx, 1, 1, 1), atStore)
 	r.started(r.write(r.nx, 2, 1, 1), queued)
 	c := r.write(r.nx, 3, 1, 1)
-	r.start(c)
+	if r.lu.Prepare(c) {
+		t.Fatal("data is asked for that nobody will take")
+	}
 	r.want(c, sam.TaskSetFull.String())
 	c = r.read(b, 3, 1)
 	r.start(c)
@@ -511,8 +531,12 @@ func TestDoneReenters(t *testing.T) {
 		}
 	}
 	r.started(r.write(r.nx, 0, 8, 1), atStore)
+	next := r.started(r.write(r.nx, 20, 8, 3), queued)
+	st.end(0)
+	if r.host.turn(); next.state != atStore {
+		t.Fatal("what Done started came before what was queued")
+	}
 	r.started(r.write(r.nx, 4, 8, 2), waiting)
-	r.started(r.write(r.nx, 20, 8, 3), queued)
 	for len(st.held) > 0 {
 		st.end(0)
 		r.host.turn()
@@ -560,8 +584,8 @@ func TestImmediateFlush(t *testing.T) {
 	for range 5 {
 		r.want(r.do(transfer(cdb.SynchronizeCache16, 0, 0, immed), nil), "good")
 	}
-	if len(st.held) != 1 {
-		t.Fatalf("%d flushes at the store", len(st.held))
+	if len(st.held) != 1 || r.lu.InFlight() != 1 {
+		t.Fatalf("%d flushes at the store, %d in flight", len(st.held), r.lu.InFlight())
 	}
 	w := r.started(r.write(r.nx, 0, 1, 1), queued)
 	st.end(0)

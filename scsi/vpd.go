@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// Vital product data (SPC-4 §7.8, SBC-3 §6.6). A page function appends the page's contents behind its four header
+// Vital product data (SPC-4; pages B0h and above SBC-3). A page function appends the page's contents behind its four header
 // bytes, whose length the caller fills in.
 
 type vpdPage func(lu *LU, c *Command, b []byte) []byte
@@ -56,7 +56,7 @@ func vpdSerial(lu *LU, _ *Command, b []byte) []byte {
 	return appendPadded(b, lu.id.Serial, len(lu.id.Serial))
 }
 
-// Designators (SPC-4 §7.8.6).
+// Fields of a designation descriptor (SPC-4, Device Identification VPD page).
 const (
 	codeBinary = 1
 	codeASCII  = 2
@@ -86,8 +86,7 @@ func designator(b []byte, code, association, kind byte, value []byte) []byte {
 	return append(b, value...)
 }
 
-// scsiName returns a SCSI name string: UTF-8, ended by a zero, filled up to a multiple of four (SPC-4
-// §7.8.6.11).
+// scsiName returns a SCSI name string: UTF-8, ended by a zero, filled up to a multiple of four (SPC-4, SCSI name string designator format).
 func scsiName(s string) []byte {
 	b := append([]byte(s), 0)
 	for len(b)%4 != 0 {
@@ -118,16 +117,16 @@ func vpdIdentification(lu *LU, c *Command, b []byte) []byte {
 		return b
 	}
 	if portGroup != 0 {
-		// RFC 7143 §4.2.7.1: the name of a SCSI port is the iSCSI name, ",t," and the portal group tag.
+		// RFC 7143 §4.4.2: the name of a SCSI port is the iSCSI name, ",t," and the portal group tag.
 		b = designator(b, codeUTF8, ofPort, typeSCSIName, scsiName(fmt.Sprintf("%s,t,0x%04x", name, portGroup)))
 	}
 	return designator(b, codeUTF8, ofDevice, typeSCSIName, scsiName(name))
 }
 
-// maxName is the length of the longest iSCSI name in bytes (RFC 7143 §4.2.7.1).
+// maxName is the length of the longest iSCSI name in bytes (RFC 7143 §4.2.7).
 const maxName = 223
 
-// Page B0h, block limits (SBC-3 §6.6.4): 3Ch bytes of contents. What belongs to commands that are not offered is 0.
+// Page B0h, block limits: 3Ch bytes of contents. What belongs to commands that are not offered is 0.
 func vpdLimits(lu *LU, _ *Command, b []byte) []byte {
 	b = append(b, make([]byte, 0x3c)...)
 	if lu.info.OptimalIO > 0 {
@@ -143,7 +142,7 @@ func vpdLimits(lu *LU, _ *Command, b []byte) []byte {
 	return b
 }
 
-// Page B1h, block device characteristics (SBC-3 §6.6.3).
+// Page B1h, block device characteristics.
 func vpdCharacteristics(lu *LU, _ *Command, b []byte) []byte {
 	b = append(b, make([]byte, 0x3c)...)
 	if !lu.info.Rotational {
@@ -152,5 +151,5 @@ func vpdCharacteristics(lu *LU, _ *Command, b []byte) []byte {
 	return b
 }
 
-// Page B2h, logical block provisioning (SBC-3 §6.6.5): no command here deallocates, so nothing is claimed.
+// Page B2h, logical block provisioning: no command here deallocates, so nothing is claimed.
 func vpdProvisioning(_ *LU, _ *Command, b []byte) []byte { return append(b, 0, 0, 0, 0) }

@@ -24,7 +24,7 @@ func Len(op byte) int {
 	return 0
 }
 
-// The bits of byte 1 of READ and WRITE (10), (12) and (16) (SBC-3 §5.8).
+// The bits of byte 1 of READ and WRITE (10), (12) and (16) (SBC-3).
 const (
 	FUA       = 0x08
 	DPO       = 0x10
@@ -34,7 +34,7 @@ const (
 
 // Range returns the LOGICAL BLOCK ADDRESS and TRANSFER LENGTH (in blocks) of a CDB of the READ and
 // WRITE layout: (6), (10), (12) or (16) by its group code. A zero length in a 6-byte CDB is returned as
-// the 256 that it means (SBC-3 §5.7).
+// the 256 that it means (SBC-3, READ(6)).
 func Range(b []byte) (lba uint64, blocks uint32) {
 	switch b[0] >> 5 {
 	case 0:

@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// A Key is a sense key (SPC-4 table 54).
+// A Key is a sense key (SPC-4, sense key descriptions).
 type Key uint8
 
 // The sense keys.
@@ -34,7 +34,7 @@ var keyNames = [16]string{"NO SENSE", "RECOVERED ERROR", "NOT READY", "MEDIUM ER
 
 func (k Key) String() string { return keyNames[k&0xf] }
 
-// Response codes of sense data (SPC-4 table 26).
+// Response codes of sense data (SPC-4 §4.5.1).
 const (
 	fixedCurrent      = 0x70
 	fixedDeferred     = 0x71
@@ -70,7 +70,7 @@ type Data struct {
 	HasInfo bool
 	Info    uint64
 
-	// HasField makes the sense key specific bytes a field pointer (SPC-4 §4.5.2.4.2).
+	// HasField makes the sense key specific bytes a field pointer (SPC-4 §4.5.2).
 	HasField bool
 	Field    Where
 	Byte     uint16 // the first byte in error

@@ -170,7 +170,8 @@ func coarse(deadline, off int64) int64 {
 	return (deadline + width - 1) &^ (width - 1)
 }
 
-// run is the parking thread: the one goroutine that waits for all loops that are idle.
+// run is the parking thread: the one goroutine that waits for all loops that are idle, and runs their
+// first turn when one has something to do.
 func (g *Group) run() {
 	defer close(g.stopped)
 	events := make([]unix.EpollEvent, pollBatch)
@@ -206,11 +207,12 @@ func (g *Group) run() {
 		}
 		due, g.due = g.due, due[:0]
 		g.mu.Unlock()
+		woken := false
 		for i, l := range due {
-			l.wakeParked()
+			woken = l.serveParked() || woken
 			due[i] = nil
 		}
-		if len(due) > 0 {
+		if woken {
 			// The loops just woken sit on this P; let them run before it goes into the next wait.
 			runtime.Gosched()
 		}

@@ -110,9 +110,11 @@ type Loop struct {
 	worked  bool  // something was done in this turn: no sleep yet
 	dirty   bool  // EndTurn is owed
 	polled  bool  // epoll was asked in this turn
+	serving bool  // the parking thread runs this turn
 	stats   LoopStats
 
-	// Owned by the loop's goroutine, lock or not.
+	// Owned by whoever runs the loop, lock or not: its goroutine, or while that is parked whoever took
+	// state from parked to awake, until it sends to unpark or parks the loop again.
 	events    []unix.EpollEvent
 	ts        timespec64
 	lastPoll  int64 // when epoll was asked last
@@ -361,7 +363,7 @@ func (l *Loop) runQueue() {
 		l.current = 0
 		if progress := l.spends != spends; more || progress {
 			l.worked = true
-			if more || ev&Readable != 0 {
+			if more || ev&Readable != 0 && !l.serving {
 				l.enqueue(id, Readable)
 			}
 		}
@@ -414,20 +416,63 @@ func (l *Loop) sleep() (n int) {
 		l.warm = n > 0
 		l.mu.Lock()
 	default:
-		l.stats.Parks++
-		l.state.Store(parked)
-		l.mu.Unlock()
-		l.parkedAt = now
-		if l.pending.Load() == 0 || !l.state.CompareAndSwap(parked, awake) {
-			l.g.park(l, now, l.sleepUntil)
-			<-l.unpark
-		}
+		l.parkUnlock(now)
+		<-l.unpark
 		l.warm = l.g.Clock()-l.parkedAt < int64(l.cfg.BlockFor)
 		l.mu.Lock()
 	}
 	l.awakeAt = l.g.Clock()
 	l.lastWait = l.awakeAt
 	return n
+}
+
+// parkUnlock parks the loop, and lets go of the lock only when the parking thread has it in its care: so
+// the deadline left there is the latest one, whoever runs the loop next. Somebody may have woken the
+// loop again when this returns.
+func (l *Loop) parkUnlock(now int64) {
+	l.stats.Parks++
+	l.parkedAt = now
+	l.state.Store(parked)
+	if l.pending.Load() == 0 || !l.wakeParked() {
+		l.g.park(l, now, l.sleepUntil)
+	}
+	l.mu.Unlock()
+}
+
+// serveParked is the parking thread's answer to an event or a deadline of a parked loop. Of a loop that
+// parked a while ago it runs one turn itself, while the loop's goroutine goes on waiting, and parks it
+// again: a keepalive or a timer of an idle loop then costs no switch to another goroutine and no wake-up
+// of another thread, most of what it would cost. A loop that has something to do again so soon, or has
+// more to do than one turn, or whose lock somebody holds, is woken instead.
+func (l *Loop) serveParked() (woken bool) {
+	if !l.state.CompareAndSwap(parked, awake) {
+		return false
+	}
+	now := l.g.Clock()
+	if now-l.parkedAt < int64(l.cfg.BlockFor) || !l.mu.TryLock() {
+		l.unpark <- struct{}{}
+		return true
+	}
+	asks := l.pending.Swap(0)
+	if asks&askStop == 0 {
+		l.stats.Served++
+		l.serving = true
+		l.turn(asks, 0)
+		l.serving = false
+		l.sleepUntil = l.timers.next()
+		end := l.g.Clock()
+		l.stats.Busy += time.Duration(end - now)
+		if l.queue.n == 0 && l.sleepUntil-end > int64(l.cfg.BlockFor) {
+			l.parkUnlock(end)
+			return false
+		}
+	} else {
+		l.pending.Or(asks)
+	}
+	l.awakeAt = now
+	l.mu.Unlock()
+	l.unpark <- struct{}{}
+	return true
 }
 
 // spin polls without a wait for as long as Config.Spin, without the lock.

@@ -9,6 +9,7 @@ type LoopStats struct {
 	Polls         uint64        // epoll asked without waiting
 	BlockingWaits uint64        // waits in the loop's own thread
 	Parks         uint64        // times handed to the parking thread
+	Served        uint64        // turns that the parking thread ran while the loop stayed parked
 	Wakes         uint64        // calls of Handler.Woken
 	Signals       uint64        // sleeps ended by Wake, a timer set or a Poke from outside: at most one each
 	TimersFired   uint64        // timers whose F was called

@@ -348,3 +348,85 @@ func TestPanics(t *testing.T) {
 type panicker struct{}
 
 func (*panicker) Ready(Events) bool { panic("ready") }
+
+// TestServedWhileParked has a parked loop's rare events and timers served without its goroutine, and a
+// loop woken when they come in quick succession.
+func TestServedWhileParked(t *testing.T) {
+	g := newGroup(t)
+	l := newLoop(t, g, Config{BlockFor: 1}, nil) // everything is rare
+	fd, f := pair(t)
+	addEcho(t, l, fd)
+	fired := make(chan struct{}, 1)
+	timer := &Timer{F: func(int64) { fired <- struct{}{} }}
+	awaitParked(t, l)
+	before := l.Stats()
+	for range 20 {
+		roundTrip(t, f, []byte("rare"))
+		awaitParked(t, l)
+	}
+	l.Lock()
+	l.SetTimer(timer, g.Clock()+1e7)
+	l.Unlock()
+	await(t, "the timer", fired)
+	awaitParked(t, l)
+	s := l.Stats()
+	if s.Served-before.Served < 20 || s.Work-before.Work != 20 {
+		t.Errorf("20 requests and a timer: %+v, before: %+v", s, before)
+	}
+	l.Close()
+
+	l = newLoop(t, g, Config{BlockFor: time.Hour}, nil) // everything is quick
+	fd, f = pair(t)
+	addEcho(t, l, fd)
+	for range 20 {
+		roundTrip(t, f, []byte("quick"))
+	}
+	if s := l.Stats(); s.Served != 0 {
+		t.Errorf("a loop under load was served by the parking thread: %+v", s)
+	}
+	l.Close()
+}
+
+// TestServedBesideTheLock has a parked loop's event wait for the admin plane without holding up the
+// parking thread: another loop is served meanwhile.
+func TestServedBesideTheLock(t *testing.T) {
+	g := newGroup(t)
+	a := newLoop(t, g, Config{BlockFor: -1}, nil)
+	b := newLoop(t, g, Config{BlockFor: -1}, nil)
+	fdA, fA := pair(t)
+	fdB, fB := pair(t)
+	addEcho(t, a, fdA)
+	addEcho(t, b, fdB)
+	awaitParked(t, a)
+	awaitParked(t, b)
+	a.Lock()
+	fA.Write([]byte("x"))
+	for range 10 {
+		roundTrip(t, fB, []byte("beside"))
+	}
+	a.Unlock()
+	var c [1]byte
+	if _, err := fA.Read(c[:]); err != nil || c[0] != 'x' {
+		t.Errorf("after the lock: %q, %v", c, err)
+	}
+}
+
+// TestServedPanics has a callback panic in the turn that the parking thread runs.
+func TestServedPanics(t *testing.T) {
+	g := newGroup(t)
+	caught := make(chan struct{}, 1)
+	l := newLoop(t, g, Config{BlockFor: 1, Panic: func(any, []byte) { caught <- struct{}{} }}, nil)
+	fd, f := pair(t)
+	addEcho(t, l, fd)
+	fdBad, fBad := pair(t)
+	l.Lock()
+	if _, err := l.Add(fdBad, &panicker{}, Readable); err != nil {
+		t.Fatal(err)
+	}
+	l.Unlock()
+	awaitParked(t, l)
+	fBad.Write([]byte("x"))
+	await(t, "the panic", caught)
+	roundTrip(t, f, []byte("alive"))
+	l.Close()
+}

@@ -13,10 +13,11 @@ import (
 
 // Tuning of parking.
 const (
-	// ParkSlack is how late a parked loop's timer may be, or a 64th of the time until it is due if that
-	// is longer: so that many loops' timers are served by one wake-up of the parking thread. A wake-up
-	// of an idle process costs about 100 µs of CPU, of which a loop woken beside others costs 5.
+	// ParkSlack is how late a parked loop's timer may be, or a 64th of the time that the loop sleeps if
+	// that is longer, up to MaxParkSlack: so that many loops' timers are served by one wake-up of the
+	// parking thread.
 	ParkSlack     = time.Millisecond
+	MaxParkSlack  = time.Second
 	parkSlackPart = 64
 	// maxBlocking bounds how many loops wait in a thread of their own at once; the rest park. It
 	// bounds the process's threads when very many loops wake at the same time.
@@ -137,8 +138,7 @@ func (g *Group) endBlocking() { g.blocking.Add(-1) }
 
 // park has the parking thread wake l when its epoll descriptor is ready or at the deadline. l's state is
 // parked already, so whatever was ready before is reported at once.
-func (g *Group) park(l *Loop, now, deadline int64) {
-	deadline = coarse(deadline, deadline-now)
+func (g *Group) park(l *Loop, deadline int64) {
 	g.mu.Lock()
 	if deadline == forever {
 		g.deadlines.stop(&l.parkTimer)
@@ -163,7 +163,8 @@ func (g *Group) park(l *Loop, now, deadline int64) {
 // coarse puts a deadline that is so far off to the next point of a grid that all loops share. The grid's
 // width is a power of two, so that coarser grids are parts of finer ones.
 func coarse(deadline, off int64) int64 {
-	width := int64(1) << (bits.Len64(uint64(max(off/parkSlackPart, int64(ParkSlack)))) - 1)
+	slack := min(max(off/parkSlackPart, int64(ParkSlack)), int64(MaxParkSlack))
+	width := int64(1) << (bits.Len64(uint64(slack)) - 1)
 	if deadline > forever-width {
 		return forever
 	}

@@ -432,9 +432,10 @@ func (l *Loop) sleep() (n int) {
 func (l *Loop) parkUnlock(now int64) {
 	l.stats.Parks++
 	l.parkedAt = now
+	l.sleepUntil = coarse(l.sleepUntil, l.sleepUntil-now)
 	l.state.Store(parked)
 	if l.pending.Load() == 0 || !l.wakeParked() {
-		l.g.park(l, now, l.sleepUntil)
+		l.g.park(l, l.sleepUntil)
 	}
 	l.mu.Unlock()
 }

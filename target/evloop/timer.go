@@ -14,7 +14,8 @@ type Timer struct {
 func (t *Timer) Set() bool { return t.place != 0 }
 
 // SetTimer has t fire at the time at (of Loop.Now's clock), or soon after: a parked loop's timers may be
-// late by ParkSlack or by a 64th of the time until then, whichever is longer. A timer that is set already is moved. A time that is past fires in the next turn. On
+// late by ParkSlack, or by a 64th of the time that the loop slept if that is longer (MaxParkSlack at
+// most). A timer that is set already is moved. A time that is past fires in the next turn. On
 // the loop or with the lock held; it wakes a loop that would sleep past it.
 func (l *Loop) SetTimer(t *Timer, at int64) {
 	l.timers.set(t, at)

@@ -150,11 +150,11 @@ func TestCoarse(t *testing.T) {
 	for range 10000 {
 		now, off := rnd.Int64N(1<<50), rnd.Int64N(1<<rnd.IntN(50))
 		late := coarse(now+off, off) - (now + off)
-		if late < 0 || late > max(int64(ParkSlack), off/parkSlackPart) {
+		if late < 0 || late > min(max(int64(ParkSlack), off/parkSlackPart), int64(MaxParkSlack)) {
 			t.Fatalf("%d ns ahead at %d: late by %d ns", off, now, late)
 		}
 	}
-	if coarse(forever, forever) != forever || coarse(forever-1, forever-2) != forever {
+	if coarse(forever, forever) != forever || coarse(forever-1, forever-1) != forever {
 		t.Error("forever is not for ever")
 	}
 	// A thousand deadlines, 5 s ahead and spread over 5 s, share few points.

@@ -92,10 +92,9 @@ func (e *engine) pong(h *pdu.Header) {
 	if h.TTT() == pdu.NoTag {
 		return
 	}
-	var o pdu.Header
-	(*pdu.NOPOut)(&o).Init(h.LUN(), pdu.NoTag, h.TTT(), true, 0)
-	o.SetCmdSN(e.cmdSN)
-	e.put(&o, nil)
+	(*pdu.NOPOut)(&e.h).Init(h.LUN(), pdu.NoTag, h.TTT(), true, 0)
+	e.h.SetCmdSN(e.cmdSN)
+	e.put(nil)
 }
 
 // response ends a command.

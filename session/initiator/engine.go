@@ -122,6 +122,7 @@ type engine struct {
 	first *IO // waiting for window or slot, in order
 	last  *IO
 
+	h     pdu.Header // the PDU that is being made
 	out   stream
 	batch uint64 // counts what was given to the kernel: see IO.batch
 	done  []*IO
@@ -239,16 +240,16 @@ func (e *engine) begin(io *IO) {
 			immediate = min(io.edtl, e.p.FirstBurstLength, e.p.MaxXmitDataSegmentLength)
 		}
 	}
-	var h pdu.Header
-	h[0] = byte(pdu.OpSCSICommand)
-	c := (*pdu.SCSICommand)(&h)
+	h := &e.h
+	*h = pdu.Header{0: byte(pdu.OpSCSICommand)}
+	c := (*pdu.SCSICommand)(h)
 	c.SetFlags(unsolicited <= immediate, io.InLen > 0, write, io.Attr)
 	c.SetEDTL(io.edtl)
 	h.SetLUN(io.LUN)
 	h.SetITT(io.itt)
 	h.SetCmdSN(io.cmdSN)
 	copy(c.CDB(), io.CDB[:])
-	e.put(&h, io.Out[:immediate])
+	e.put(io.Out[:immediate])
 	io.offered = immediate
 	if unsolicited > immediate {
 		e.dataOut(io, io.LUN, pdu.NoTag, unsolicited-immediate)
@@ -260,9 +261,8 @@ func (e *engine) dataOut(io *IO, lun sam.LUN, ttt uint32, n uint32) {
 	for sn := pdu.SN(0); n > 0; sn++ {
 		k := min(n, e.p.MaxXmitDataSegmentLength)
 		n -= k
-		var h pdu.Header
-		(*pdu.DataOut)(&h).Init(lun, io.itt, ttt, sn, io.offered, int(k), n == 0)
-		e.put(&h, io.Out[io.offered:io.offered+k])
+		(*pdu.DataOut)(&e.h).Init(lun, io.itt, ttt, sn, io.offered, int(k), n == 0)
+		e.put(io.Out[io.offered : io.offered+k])
 		io.offered += k
 	}
 }
@@ -275,15 +275,16 @@ func (e *engine) control(io *IO) error {
 	e.tag(io)
 	io.kind = io.req.Opcode()
 	io.cmdSN = e.cmdSN
-	h := io.req
-	h.SetITT(io.itt)
-	h.SetCmdSN(e.cmdSN)
-	e.put(&h, io.ping)
+	e.h = io.req
+	e.h.SetITT(io.itt)
+	e.h.SetCmdSN(e.cmdSN)
+	e.put(io.ping)
 	return nil
 }
 
-// put puts one PDU into the stream.
-func (e *engine) put(h *pdu.Header, data []byte) {
+// put puts one PDU, whose header is in e.h, into the stream.
+func (e *engine) put(data []byte) {
+	h := &e.h
 	h.SetExpStatSN(e.expStatSN)
 	h.SetDataLen(len(data))
 	if e.p.HeaderDigest {

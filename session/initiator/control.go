@@ -28,7 +28,9 @@ func (e *engine) pdu(h *pdu.Header, data []byte) error {
 			e.pong(h)
 			return nil
 		}
-	case pdu.OpSCSIResponse, pdu.OpTaskMgmtResp, pdu.OpLogoutResp, pdu.OpAsync, pdu.OpReject:
+	case pdu.OpAsync: // before its window lets go what waits
+		e.leaving = e.leaving || (*pdu.Async)(h).Event() == pdu.AsyncLogout
+	case pdu.OpSCSIResponse, pdu.OpTaskMgmtResp, pdu.OpLogoutResp, pdu.OpReject:
 	default:
 		return violation("a PDU that has no place here: %v", op)
 	}
@@ -173,8 +175,7 @@ func (e *engine) taken(tmf *IO) {
 func (e *engine) async(h *pdu.Header, data []byte) error {
 	a := (*pdu.Async)(h)
 	switch a.Event() {
-	case pdu.AsyncLogout:
-		e.leaving = true
+	case pdu.AsyncLogout: // see pdu
 		return nil
 	case pdu.AsyncDropConnection, pdu.AsyncDropSession:
 		return &DroppedError{Event: a.Event()}

@@ -332,7 +332,7 @@ func TestViolations(t *testing.T) {
 		{"R2TSN", "R2TSN 1, want 0", false, func(r, w uint32) []sentPDU { return []sentPDU{{*r2t(w, 1, 1, 5, 8192, 16384), nil}} }},
 		{"R2T for what was sent", "offset 0, want 8192", false, func(r, w uint32) []sentPDU { return []sentPDU{{*r2t(w, 1, 0, 5, 0, 16384), nil}} }},
 		{"R2T beyond the end", "up to byte 30001", false, func(r, w uint32) []sentPDU { return []sentPDU{{*r2t(w, 1, 0, 5, 8192, 21809), nil}} }},
-		{"R2T beyond a burst", "MaxBurstLength", false, func(r, w uint32) []sentPDU { return []sentPDU{{*r2t(w, 1, 0, 5, 8192, 1<<20 + 1), nil}} }},
+		{"R2T beyond a burst", "MaxBurstLength", false, func(r, w uint32) []sentPDU { return []sentPDU{{*r2t(w, 1, 0, 5, 8192, 1<<20+1), nil}} }},
 		{"R2T for nothing", "R2T for 0 bytes", false, func(r, w uint32) []sentPDU { return []sentPDU{{*r2t(w, 1, 0, 5, 8192, 0), nil}} }},
 		{"R2T with the reserved tag", "reserved Target Transfer Tag", false, func(r, w uint32) []sentPDU { return []sentPDU{{*r2t(w, pdu.NoTag, 0, 5, 8192, 512), nil}} }},
 		{"two R2Ts at once", "2 R2Ts at once", false, func(r, w uint32) []sentPDU {

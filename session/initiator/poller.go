@@ -53,21 +53,18 @@ func (q *Queue) want(events uint32) error {
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(q.poller.fd, unix.EPOLL_CTL_MOD, q.fd, &ev))
 }
 
+// longest bounds a wait, so that its end is a time.
+const longest = 10000 * time.Hour
+
 // Wait returns the Queues on which Poll would get on, waiting up to timeout for the first. The slice is valid until the next call.
 func (p *Poller) Wait(timeout time.Duration) ([]*Queue, error) {
-	ts := unix.NsecToTimespec(int64(timeout))
-	var n uintptr
-	var errno unix.Errno
-	if timeout == 0 {
-		n, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), uintptr(unsafe.Pointer(&ts)), 0, 0)
-	} else {
-		n, _, errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), uintptr(unsafe.Pointer(&ts)), 0, 0)
-	}
 	p.ready = p.ready[:0]
+	timeout = min(timeout, longest)
+	n, errno := p.wait(timeout)
+	for end := time.Now().Add(timeout); errno == unix.EINTR; {
+		n, errno = p.wait(max(time.Until(end), 0))
+	}
 	if errno != 0 {
-		if errno == unix.EINTR {
-			return p.ready, nil
-		}
 		return nil, os.NewSyscallError("epoll_pwait2", errno)
 	}
 	for _, ev := range p.events[:n] {
@@ -76,6 +73,17 @@ func (p *Poller) Wait(timeout time.Duration) ([]*Queue, error) {
 		}
 	}
 	return p.ready, nil
+}
+
+// wait is the system call. One that does not wait is kept from the scheduler.
+func (p *Poller) wait(timeout time.Duration) (n uintptr, errno unix.Errno) {
+	ts := unix.NsecToTimespec(int64(timeout))
+	if timeout == 0 {
+		n, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), uintptr(unsafe.Pointer(&ts)), 0, 0)
+	} else {
+		n, _, errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), uintptr(unsafe.Pointer(&ts)), 0, 0)
+	}
+	return n, errno
 }
 
 // Close closes p; the Queues stay open.

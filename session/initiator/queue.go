@@ -40,7 +40,7 @@ type Queue struct {
 	slab []byte
 	n    int // received bytes at the start of slab that are no whole PDU yet
 
-	handed bool // e.done was given to the caller
+	given  []*IO // what the last Wait returned; its memory is the next one's
 	err    error
 	fds    [1]unix.PollFd
 	poller *Poller
@@ -103,7 +103,6 @@ func (q *Queue) InFlight() int { return q.e.active }
 // Submit takes io, which with its buffers belongs to the Queue until Poll or Wait returns it. Nothing is sent before
 // these or Flush are called. On a Queue that has failed io ends with that error.
 func (q *Queue) Submit(io *IO) {
-	q.handOver()
 	if q.err != nil {
 		io.Err = q.err
 		q.e.done = append(q.e.done, io)
@@ -126,14 +125,6 @@ func (q *Queue) Do(io *IO, timeout time.Duration) error {
 		if !time.Now().Before(end) {
 			return fmt.Errorf("a command of opcode %02Xh: %w", io.CDB[0], os.ErrDeadlineExceeded)
 		}
-	}
-}
-
-func (q *Queue) handOver() {
-	if q.handed {
-		clear(q.e.done)
-		q.e.done = q.e.done[:0]
-		q.handed = false
 	}
 }
 
@@ -177,19 +168,20 @@ func (q *Queue) broken(err error) error {
 	return q.err
 }
 
-// Poll sends and receives what can be at once and returns the IOs that ended. The slice is valid until the next call.
+// Poll sends and receives what can be at once and returns the IOs that ended. The slice is valid until the next
+// Poll or Wait; Submit may be called while going through it.
 // The error, if any, is the end of the session: every IO has ended with it then.
 func (q *Queue) Poll() ([]*IO, error) { return q.Wait(0) }
 
 // Wait is Poll that waits up to timeout until at least one IO ended.
 func (q *Queue) Wait(timeout time.Duration) ([]*IO, error) {
-	q.handOver()
 	err := q.wait(timeout)
 	if err != nil {
 		err = q.broken(err)
 	}
-	q.handed = true
-	return q.e.done, err
+	clear(q.given)
+	q.given, q.e.done = q.e.done, q.given[:0]
+	return q.given, err
 }
 
 func (q *Queue) wait(timeout time.Duration) error {

@@ -49,7 +49,7 @@ type Session struct {
 	expCmdSN pdu.SN
 	started  bool
 	ttt      uint32
-	left     int // unit attentions
+	left     int              // unit attentions
 	held     []*initiator.PDU // received and not handled yet
 }
 

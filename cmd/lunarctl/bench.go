@@ -115,9 +115,6 @@ func (f *benchFlags) apply(cmd *cobra.Command, c *load.Config, target string) er
 	if c.Offset, c.Size, err = parseRegion(f.region); err != nil {
 		return err
 	}
-	if f.random && f.sequential {
-		return errors.New("--random and --sequential exclude each other")
-	}
 	if c.Rate > 0 && !cmd.Flags().Changed("depth") {
 		c.Depth = load.DefaultOpenDepth
 	}

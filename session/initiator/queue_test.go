@@ -130,6 +130,8 @@ func TestQueueLongWrites(t *testing.T) {
 		q.Submit(&ios[i])
 	}
 	collect(t, q, n)
+	ft.Mu.Lock()
+	defer ft.Mu.Unlock()
 	for i := range ios {
 		if !bytes.Equal(ft.Disk[i*size:(i+1)*size], ios[i].Out) {
 			t.Errorf("write %d arrived as something else", i)

@@ -1,5 +1,5 @@
 // Package faketarget is the target that the initiator's own tests talk to: one LUN of memory over any net.Conn, with the negotiation it is
-// told, R2T where it must, and a hook through which a test bends each PDU that it sends. It checks CmdSN, ExpStatSN, Data-Out
+// told, R2T where it must, and a hook through which a test answers commands itself. It checks CmdSN, ExpStatSN, Data-Out
 // order and lengths of what it gets, so that the initiator is tested by it.
 //
 // It knows the PDUs and nothing of lunar's target, and promises nothing to programs outside this module.
@@ -33,9 +33,6 @@ type Target struct {
 
 	// Attentions is how many commands of each session get a unit attention first.
 	Attentions int
-	// Alter is called with each PDU that goes out in the full feature phase, before its StatSN and window are set (after
-	// says false) and then again (after says true): it may change both and says whether to send it.
-	Alter func(h *pdu.Header, data []byte, after bool) bool
 	// Command is called with each SCSI Command; if it returns true the command is left to it.
 	Command func(s *Session, p *initiator.PDU) bool
 }
@@ -133,10 +130,6 @@ func (s *Session) handle(p *initiator.PDU) error {
 
 // Send completes h with StatSN and window and sends it.
 func (s *Session) Send(h *pdu.Header, data []byte) error {
-	alter := s.T.Alter
-	if alter != nil && s.started && !alter(h, data, false) {
-		return nil
-	}
 	carries := true
 	switch h.Opcode() {
 	case pdu.OpR2T:
@@ -153,9 +146,6 @@ func (s *Session) Send(h *pdu.Header, data []byte) error {
 		s.statSN++
 	}
 	h.SetWindow(s.expCmdSN, s.expCmdSN+pdu.SN(s.T.Window)-1)
-	if alter != nil && s.started && !alter(h, data, true) {
-		return nil
-	}
 	return s.C.Send(h, data)
 }
 

@@ -1,0 +1,312 @@
+package load
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/session/initiator"
+	"github.com/lunar-iscsi/lunar/session/initiator/internal/faketarget"
+	"github.com/lunar-iscsi/lunar/session/pdu"
+)
+
+const diskSize = 2<<20 + 512 // not a whole number of fill's writes
+
+// serve returns a disk served over the loopback and a Config for a short run on it.
+func serve(t *testing.T) (*faketarget.Target, Config) {
+	t.Helper()
+	p := initiator.DefaultOffer()
+	p.MaxXmitDataSegmentLength = 256 << 10
+	p.MaxOutstandingR2T = 1
+	ft := faketarget.New(diskSize, p)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				if err := ft.Serve(nc); err != nil && !t.Failed() {
+					t.Errorf("the fake target: %v", err)
+				}
+			}()
+		}
+	}()
+	return ft, Config{
+		Options: initiator.Options{Portal: l.Addr().String(), TargetName: "iqn.2026-11.example:fake"},
+		LUN:     sam.NewLUN(1), BlockSize: 4096, Depth: 8, ReadPercent: 100, Duration: 50 * time.Millisecond, Warmup: 10 * time.Millisecond,
+	}
+}
+
+func TestFillThenVerify(t *testing.T) {
+	ft, c := serve(t)
+	ft.Attentions = 3 // a new nexus starts with some
+	c.Fill, c.Verify, c.ReadPercent = true, 1, 70
+	r, err := Run(context.Background(), c)
+	if err != nil || r.Errors != 0 {
+		t.Fatalf("%v, report %+v", err, r)
+	}
+	if r.Filled != diskSize || r.Volume != diskSize || r.Verified == 0 || r.Read.Count == 0 || r.Write.Count == 0 || r.IOPS <= 0 || r.Latency.Count != r.Read.Count+r.Write.Count {
+		t.Errorf("report %+v", r)
+	}
+	ft.Mu.Lock()
+	defer ft.Mu.Unlock()
+	if err := Check(ft.Disk, 0); err != nil {
+		t.Errorf("the disk at the end: %v", err)
+	}
+}
+
+func TestKindsOfLoad(t *testing.T) {
+	ft, base := serve(t)
+	Fill(ft.Disk, 0)
+	for name, change := range map[string]func(c *Config){
+		"sequential":             func(c *Config) { c.Sequential = true },
+		"sequential writes":      func(c *Config) { c.Sequential, c.ReadPercent, c.Connections = true, 0, 2 },
+		"many on one thread":     func(c *Config) { c.Connections, c.Threads = 5, 1 },
+		"many on two threads":    func(c *Config) { c.Connections, c.Threads, c.ReadPercent = 5, 2, 50 },
+		"open loop":              func(c *Config) { c.Rate = 4000 },
+		"open loop, many":        func(c *Config) { c.Rate, c.Connections, c.Threads = 4000, 3, 1 },
+		"one block":              func(c *Config) { c.BlockSize, c.Depth = 512, 1 },
+		"more than a PDU's data": func(c *Config) { c.BlockSize, c.Depth = 768<<10, 2 },
+		"a part of the volume":   func(c *Config) { c.Offset, c.Size, c.ReadPercent = 1<<20, 64<<10, 50 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := base
+			c.Verify = 1
+			change(&c)
+			r, err := Run(context.Background(), c)
+			if err != nil || r.Errors != 0 || r.Latency.Count == 0 {
+				t.Fatalf("%v, report %+v", err, r)
+			}
+			if r.Verified == 0 && c.ReadPercent > 0 {
+				t.Error("nothing was verified")
+			}
+		})
+	}
+	ft.Mu.Lock()
+	defer ft.Mu.Unlock()
+	if err := Check(ft.Disk, 0); err != nil {
+		t.Errorf("the disk at the end: %v", err)
+	}
+}
+
+func TestWrongContentIsFound(t *testing.T) {
+	ft, c := serve(t)
+	c.Verify = 1
+	if _, err := Run(context.Background(), c); err == nil || !strings.Contains(err.Error(), "does not hold the pattern") {
+		t.Errorf("a volume that was not filled: %v", err)
+	}
+	Fill(ft.Disk, 0)
+	Stamp(ft.Disk[8192:8704], 512)
+	c.Sequential, c.Size = true, 64<<10 // sure to come by
+	r, err := Run(context.Background(), c)
+	if err != nil || r.Errors == 0 || !strings.Contains(r.FirstError, "content mismatch at byte 8192: ") || !strings.Contains(r.FirstError, "the name of byte 512)") {
+		t.Errorf("%v, %d errors, first %q", err, r.Errors, r.FirstError)
+	}
+}
+
+func TestFailuresAreCounted(t *testing.T) {
+	ft, c := serve(t)
+	var n atomic.Int64
+	ft.Command = func(s *faketarget.Session, p *initiator.PDU) bool {
+		if cdb := (*pdu.SCSICommand)(&p.Header).CDB(); cdb[0] != 0x28 || n.Add(1) > 3 {
+			return false
+		}
+		if err := s.Status(p.ITT(), sam.CheckCondition, faketarget.Sense(3, 0x11, 0), 0); err != nil {
+			t.Error(err)
+		}
+		return true
+	}
+	r, err := Run(context.Background(), c)
+	if err != nil || r.Errors != 3 || r.FirstError != "CHECK CONDITION, sense 3h/11h/00h" || r.Latency.Count == 0 {
+		t.Errorf("%v, %d errors, first %q, %d ended well", err, r.Errors, r.FirstError, r.Latency.Count)
+	}
+}
+
+func TestFillStopsAtTheFirstError(t *testing.T) {
+	ft, c := serve(t)
+	ft.Command = func(s *faketarget.Session, p *initiator.PDU) bool {
+		if cdb := (*pdu.SCSICommand)(&p.Header).CDB(); cdb[0] != 0x2a {
+			return false
+		}
+		if err := s.Status(p.ITT(), sam.CheckCondition, faketarget.Sense(7, 0x27, 0), 0); err != nil {
+			t.Error(err)
+		}
+		return true
+	}
+	c.Fill, c.Duration = true, 0
+	r, err := Run(context.Background(), c)
+	if err != nil || r.Errors == 0 || r.Filled != 0 || r.FirstError != "fill: CHECK CONDITION, sense 7h/27h/00h" {
+		t.Errorf("%v, report %+v", err, r)
+	}
+}
+
+// TestRunsThatFail: a run that cannot go on says why, and soon.
+func TestRunsThatFail(t *testing.T) {
+	silent := func(s *faketarget.Session, p *initiator.PDU) bool {
+		return (*pdu.SCSICommand)(&p.Header).CDB()[0] == 0x28
+	}
+	for name, c := range map[string]struct {
+		change func(ft *faketarget.Target, c *Config)
+		want   string
+	}{
+		"stall": {func(ft *faketarget.Target, c *Config) {
+			ft.Command = silent
+			c.Stall = 30 * time.Millisecond
+			c.Duration = time.Minute
+		}, "no command has ended for 30ms with 8 in flight"},
+		"endless attention": {func(ft *faketarget.Target, c *Config) { ft.Attentions = 1000 }, "TEST UNIT READY of LUN 1: CHECK CONDITION, sense 6h/29h/00h"},
+		"beyond the end":    {func(ft *faketarget.Target, c *Config) { c.Offset, c.Size = 1<<20, 2<<20 }, "beyond the volume"},
+		"smaller than one":  {func(ft *faketarget.Target, c *Config) { c.Size = 512 }, "smaller than one command"},
+		"nobody there":      {func(ft *faketarget.Target, c *Config) { c.Options.Portal = "127.0.0.1:1"; c.Connections = 40 }, "connection refused"},
+		"connection dropped": {func(ft *faketarget.Target, c *Config) {
+			ft.Command = func(s *faketarget.Session, p *initiator.PDU) bool { return silent(s, p) && s.C.Close() == nil }
+		}, "closed the connection"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ft, cfg := serve(t)
+			c.change(ft, &cfg)
+			if _, err := Run(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), c.want) && !strings.Contains(err.Error(), "reset") {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestRunEndsWithContext(t *testing.T) {
+	_, c := serve(t)
+	c.Duration = time.Hour
+	ctx, cancel := context.WithCancel(context.Background())
+	calls := 0
+	c.Progress = func(p Progress) { // the first is a second in
+		if calls++; p.Phase == "run" {
+			cancel()
+		}
+	}
+	r, err := Run(ctx, c)
+	if err != nil || r.Latency.Count == 0 || r.Seconds > 1000 || calls == 0 {
+		t.Errorf("%v, %v s, %d commands", err, r.Seconds, r.Latency.Count)
+	}
+}
+
+// TestOpenLoopCountsWaiting: while the target holds one answer back, commands that should have started keep waiting, and that
+// is part of their latency. A closed loop would show one long command.
+func TestOpenLoopCountsWaiting(t *testing.T) {
+	ft, c := serve(t)
+	var n atomic.Int64
+	const pause = 60 * time.Millisecond
+	ft.Command = func(s *faketarget.Session, p *initiator.PDU) bool {
+		if (*pdu.SCSICommand)(&p.Header).CDB()[0] == 0x28 && n.Add(1) == 20 {
+			<-time.After(pause)
+		}
+		return false
+	}
+	c.Rate, c.Depth, c.Warmup, c.Duration = 2000, 1, 0, 300*time.Millisecond
+	r, err := Run(context.Background(), c)
+	if err != nil || r.Errors != 0 {
+		t.Fatalf("%v, report %+v", err, r)
+	}
+	// Some 120 of about 600 commands were due in the pause.
+	if r.Latency.P99 < float64(pause/2)/1e3 {
+		t.Errorf("p99 %v µs of %d commands after a pause of %v", r.Latency.P99, r.Latency.Count, pause)
+	}
+}
+
+func TestArrivals(t *testing.T) {
+	c := Config{Rate: 1000, Connections: 4, Depth: 1, BlockSize: 512, Seed: 3}
+	w, err := newWorker(&c, new(shared), region{size: 1 << 20, block: 512}, make([]*initiator.Queue, 1), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One of four connections: a quarter of the arrivals. In a Poisson process the deviation of a gap is its mean.
+	const n = 50000
+	var sum, squares float64
+	for range n {
+		g := float64(w.arrival())
+		sum += g
+		squares += g * g
+	}
+	mean := sum / n
+	variance := squares/n - mean*mean
+	if mean < 3.9e6 || mean > 4.1e6 || variance < .9*mean*mean || variance > 1.1*mean*mean {
+		t.Errorf("gaps of mean %.0f ns, variance %.3g", mean, variance)
+	}
+}
+
+func TestConfigCheck(t *testing.T) {
+	good := Config{BlockSize: 4096, Duration: time.Second, ReadPercent: 50}
+	c := good
+	if err := c.Check(); err != nil || c.Depth != 1 || c.Connections != 1 || c.Threads != 1 || c.Stall != DefaultStall {
+		t.Errorf("%v, completed to %+v", err, c)
+	}
+	for want, change := range map[string]func(c *Config){
+		"block size 1000":   func(c *Config) { c.BlockSize = 1000 },
+		"block size 0":      func(c *Config) { c.BlockSize = 0 },
+		"depth 5000":        func(c *Config) { c.Depth = 5000 },
+		"rate -1":           func(c *Config) { c.Rate = -1 },
+		"read percentage":   func(c *Config) { c.ReadPercent = 101 },
+		"-1 connections":    func(c *Config) { c.Connections = -1 },
+		"2 threads":         func(c *Config) { c.Threads = 2 },
+		"verify -1":         func(c *Config) { c.Verify = -1 },
+		"is negative":       func(c *Config) { c.Offset = -1 },
+		"does nothing":      func(c *Config) { c.Duration = 0 },
+		"a run of -1s":      func(c *Config) { c.Duration = -time.Second },
+		"block size 1 is n": func(c *Config) { c.BlockSize = 1 },
+	} {
+		c := good
+		change(&c)
+		if err := c.Check(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	r := Report{
+		Target: "iqn.x", LUN: "1", BlockSize: 4096, Depth: 32, ReadPercent: 70, Connections: 2, Threads: 1, Volume: 1 << 30, Region: 3 << 20, Params: initiator.DefaultOffer(),
+		Seconds: 2, IOPS: 1234.4, MBps: 5.06, Latency: Latency{Count: 30, P99: 7.5}, Read: Latency{Count: 20}, Write: Latency{Count: 10}, Errors: 2, FirstError: "BUSY",
+		ClientUser: 1, ClientSys: 2.5, Verified: 3,
+	}
+	var b strings.Builder
+	if err := r.WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"iqn.x LUN 1, region 3 MiB of 1 GiB", "FirstBurstLength=262144", "random 4 KiB, 70% reads, depth 32, 2 connections on 1 threads", "1234 IOPS, 5.1 MB/s",
+		"3.50 µs per I/O", "verified:    3 reads", "errors:      2\nfirst error: BUSY\n", "\n  read  ", "\n  write ",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+	j, err := json.Marshal(&r)
+	if err != nil || !strings.Contains(string(j), `"p99_us":7.5`) || !strings.Contains(string(j), `"MaxBurstLength":1048576`) {
+		t.Errorf("%v, %s", err, j)
+	}
+	if err := r.WriteText(brokenWriter{}); err != errBroken {
+		t.Errorf("a writer that fails: %v", err)
+	}
+}
+
+var errBroken = errors.New("broken")
+
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, errBroken }

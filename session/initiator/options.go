@@ -29,8 +29,9 @@ type Options struct {
 	Slab  int           // bytes of the receive buffer, MinSlab or more; DefaultSlab
 	Wait  time.Duration // bounds dialling and each step of the login; DefaultTimeout
 
-	// Lenient overlooks what no initiator at error recovery level 0 acts on: ExpDataSN, StatSN in R2T and NOP-In that only
-	// show the next one, and Data-In sequences beyond MaxBurstLength. For comparing peers that get these wrong.
+	// Lenient overlooks what no initiator at error recovery level 0 acts on: ExpDataSN, the order of StatSN, an ExpCmdSN that
+	// counts an immediate request, and Data-In sequences beyond MaxBurstLength; and it leaves the keys out that came after
+	// RFC 3720. For comparing peers that get these wrong.
 	Lenient bool
 	// OnAsync is told of SCSI events, from the session's own goroutine; it must not call the session.
 	OnAsync func(*PDU)
@@ -118,7 +119,7 @@ func (o *Options) login(c *Conn) (Params, error) {
 	if o.TargetName == "" {
 		t = login.Discovery
 	}
-	p, err := negotiate(c, offer, t, o.Extra, itt)
+	p, err := negotiate(c, offer, t, o.Extra, itt, o.Lenient)
 	if err != nil {
 		return p, err
 	}

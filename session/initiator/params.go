@@ -2,6 +2,7 @@ package initiator
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/lunar-iscsi/lunar/session/login"
 )
@@ -41,12 +42,19 @@ func digest(b bool) string {
 	return "None"
 }
 
+// laterKeys came with RFC 7143 and 7144. There are targets that drop the connection at a key they do not know.
+var laterKeys = []string{"TaskReporting", "iSCSIProtocolLevel"}
+
 // negotiate walks the operational stage with our offer and the extra keys, answering what the target offers itself.
-func negotiate(c *Conn, own Params, t login.SessionType, extra Keys, itt uint32) (Params, error) {
+// Lenient leaves the later keys out, which then have their defaults.
+func negotiate(c *Conn, own Params, t login.SessionType, extra Keys, itt uint32, lenient bool) (Params, error) {
 	o := login.NewOffer(own, t, true)
 	keys, err := ParseKeys(o.AppendKeys(nil))
 	if err != nil {
 		return own, err
+	}
+	if lenient {
+		keys = slices.DeleteFunc(keys, func(k Key) bool { return slices.Contains(laterKeys, k.Name) })
 	}
 	for _, k := range extra {
 		keys = keys.With(k.Name, k.Value)

@@ -19,13 +19,16 @@ import (
 
 const diskSize = 2<<20 + 512 // not a whole number of fill's writes
 
-// serve returns a disk served over the loopback and a Config for a short run on it.
-func serve(t *testing.T) (*faketarget.Target, Config) {
+// serve returns a disk, made ready by setup, served over the loopback and a Config for a short run on it.
+func serve(t *testing.T, setup func(ft *faketarget.Target)) (*faketarget.Target, Config) {
 	t.Helper()
 	p := initiator.DefaultOffer()
 	p.MaxXmitDataSegmentLength = 256 << 10
 	p.MaxOutstandingR2T = 1
 	ft := faketarget.New(diskSize, p)
+	if setup != nil {
+		setup(ft)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -56,8 +59,7 @@ func serve(t *testing.T) (*faketarget.Target, Config) {
 }
 
 func TestFillThenVerify(t *testing.T) {
-	ft, c := serve(t)
-	ft.Attentions = 3 // a new nexus starts with some
+	ft, c := serve(t, func(ft *faketarget.Target) { ft.Attentions = 3 }) // a new nexus starts with some
 	c.Fill, c.Verify, c.ReadPercent = true, 1, 70
 	r, err := Run(context.Background(), c)
 	if err != nil || r.Errors != 0 {
@@ -74,8 +76,7 @@ func TestFillThenVerify(t *testing.T) {
 }
 
 func TestKindsOfLoad(t *testing.T) {
-	ft, base := serve(t)
-	Fill(ft.Disk, 0)
+	ft, base := serve(t, func(ft *faketarget.Target) { Fill(ft.Disk, 0) })
 	for name, change := range map[string]func(c *Config){
 		"sequential":             func(c *Config) { c.Sequential = true },
 		"sequential writes":      func(c *Config) { c.Sequential, c.ReadPercent, c.Connections = true, 0, 2 },
@@ -108,13 +109,15 @@ func TestKindsOfLoad(t *testing.T) {
 }
 
 func TestWrongContentIsFound(t *testing.T) {
-	ft, c := serve(t)
+	ft, c := serve(t, nil)
 	c.Verify = 1
 	if _, err := Run(context.Background(), c); err == nil || !strings.Contains(err.Error(), "does not hold the pattern") {
 		t.Errorf("a volume that was not filled: %v", err)
 	}
+	ft.Mu.Lock()
 	Fill(ft.Disk, 0)
 	Stamp(ft.Disk[8192:8704], 512)
+	ft.Mu.Unlock()
 	c.Sequential, c.Size = true, 64<<10 // sure to come by
 	r, err := Run(context.Background(), c)
 	if err != nil || r.Errors == 0 || !strings.Contains(r.FirstError, "content mismatch at byte 8192: ") || !strings.Contains(r.FirstError, "the name of byte 512)") {
@@ -123,9 +126,8 @@ func TestWrongContentIsFound(t *testing.T) {
 }
 
 func TestFailuresAreCounted(t *testing.T) {
-	ft, c := serve(t)
 	var n atomic.Int64
-	ft.Command = func(s *faketarget.Session, p *initiator.PDU) bool {
+	command := func(s *faketarget.Session, p *initiator.PDU) bool {
 		if cdb := (*pdu.SCSICommand)(&p.Header).CDB(); cdb[0] != 0x28 || n.Add(1) > 3 {
 			return false
 		}
@@ -134,6 +136,7 @@ func TestFailuresAreCounted(t *testing.T) {
 		}
 		return true
 	}
+	_, c := serve(t, func(ft *faketarget.Target) { ft.Command = command })
 	r, err := Run(context.Background(), c)
 	if err != nil || r.Errors != 3 || r.FirstError != "CHECK CONDITION, sense 3h/11h/00h" || r.Latency.Count == 0 {
 		t.Errorf("%v, %d errors, first %q, %d ended well", err, r.Errors, r.FirstError, r.Latency.Count)
@@ -141,16 +144,17 @@ func TestFailuresAreCounted(t *testing.T) {
 }
 
 func TestFillStopsAtTheFirstError(t *testing.T) {
-	ft, c := serve(t)
-	ft.Command = func(s *faketarget.Session, p *initiator.PDU) bool {
-		if cdb := (*pdu.SCSICommand)(&p.Header).CDB(); cdb[0] != 0x2a {
-			return false
+	_, c := serve(t, func(ft *faketarget.Target) {
+		ft.Command = func(s *faketarget.Session, p *initiator.PDU) bool {
+			if cdb := (*pdu.SCSICommand)(&p.Header).CDB(); cdb[0] != 0x2a {
+				return false
+			}
+			if err := s.Status(p.ITT(), sam.CheckCondition, faketarget.Sense(7, 0x27, 0), 0); err != nil {
+				t.Error(err)
+			}
+			return true
 		}
-		if err := s.Status(p.ITT(), sam.CheckCondition, faketarget.Sense(7, 0x27, 0), 0); err != nil {
-			t.Error(err)
-		}
-		return true
-	}
+	})
 	c.Fill, c.Duration = true, 0
 	r, err := Run(context.Background(), c)
 	if err != nil || r.Errors == 0 || r.Filled != 0 || r.FirstError != "fill: CHECK CONDITION, sense 7h/27h/00h" {
@@ -164,26 +168,29 @@ func TestRunsThatFail(t *testing.T) {
 		return (*pdu.SCSICommand)(&p.Header).CDB()[0] == 0x28
 	}
 	for name, c := range map[string]struct {
-		change func(ft *faketarget.Target, c *Config)
+		target func(ft *faketarget.Target)
+		config func(c *Config)
 		want   string
 	}{
-		"stall": {func(ft *faketarget.Target, c *Config) {
-			ft.Command = silent
-			c.Stall = 30 * time.Millisecond
-			c.Duration = time.Minute
-		}, "no command has ended for 30ms with 8 in flight"},
-		"endless attention": {func(ft *faketarget.Target, c *Config) { ft.Attentions = 1000 }, "TEST UNIT READY of LUN 1: CHECK CONDITION, sense 6h/29h/00h"},
-		"beyond the end":    {func(ft *faketarget.Target, c *Config) { c.Offset, c.Size = 1<<20, 2<<20 }, "beyond the volume"},
-		"smaller than one":  {func(ft *faketarget.Target, c *Config) { c.Size = 512 }, "smaller than one command"},
-		"nobody there":      {func(ft *faketarget.Target, c *Config) { c.Options.Portal = "127.0.0.1:1"; c.Connections = 40 }, "connection refused"},
-		"connection dropped": {func(ft *faketarget.Target, c *Config) {
+		"stall": {
+			func(ft *faketarget.Target) { ft.Command = silent },
+			func(c *Config) { c.Stall, c.Duration = 30*time.Millisecond, time.Minute },
+			"no command has ended for 30ms with 8 in flight",
+		},
+		"endless attention": {func(ft *faketarget.Target) { ft.Attentions = 1000 }, nil, "TEST UNIT READY of LUN 1: CHECK CONDITION, sense 6h/29h/00h"},
+		"beyond the end":    {nil, func(c *Config) { c.Offset, c.Size = 1<<20, 2<<20 }, "beyond the volume"},
+		"smaller than one":  {nil, func(c *Config) { c.Size = 512 }, "smaller than one command"},
+		"nobody there":      {nil, func(c *Config) { c.Options.Portal, c.Connections = "127.0.0.1:1", 40 }, "connection refused"},
+		"connection dropped": {func(ft *faketarget.Target) {
 			ft.Command = func(s *faketarget.Session, p *initiator.PDU) bool { return silent(s, p) && s.C.Close() == nil }
-		}, "closed the connection"},
+		}, nil, "connection"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ft, cfg := serve(t)
-			c.change(ft, &cfg)
-			if _, err := Run(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), c.want) && !strings.Contains(err.Error(), "reset") {
+			_, cfg := serve(t, c.target)
+			if c.config != nil {
+				c.config(&cfg)
+			}
+			if _, err := Run(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want %q", err, c.want)
 			}
 		})
@@ -191,7 +198,7 @@ func TestRunsThatFail(t *testing.T) {
 }
 
 func TestRunEndsWithContext(t *testing.T) {
-	_, c := serve(t)
+	_, c := serve(t, nil)
 	c.Duration = time.Hour
 	ctx, cancel := context.WithCancel(context.Background())
 	calls := 0
@@ -209,15 +216,15 @@ func TestRunEndsWithContext(t *testing.T) {
 // TestOpenLoopCountsWaiting: while the target holds one answer back, commands that should have started keep waiting, and that
 // is part of their latency. A closed loop would show one long command.
 func TestOpenLoopCountsWaiting(t *testing.T) {
-	ft, c := serve(t)
 	var n atomic.Int64
 	const pause = 60 * time.Millisecond
-	ft.Command = func(s *faketarget.Session, p *initiator.PDU) bool {
+	command := func(s *faketarget.Session, p *initiator.PDU) bool {
 		if (*pdu.SCSICommand)(&p.Header).CDB()[0] == 0x28 && n.Add(1) == 20 {
 			<-time.After(pause)
 		}
 		return false
 	}
+	_, c := serve(t, func(ft *faketarget.Target) { ft.Command = command })
 	c.Rate, c.Depth, c.Warmup, c.Duration = 2000, 1, 0, 300*time.Millisecond
 	r, err := Run(context.Background(), c)
 	if err != nil || r.Errors != 0 {

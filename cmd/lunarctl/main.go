@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -18,8 +17,8 @@ const (
 	exitUsage  = 2
 )
 
-// version is set by the linker (-X main.version=…); without that it is what the Go tool knows.
-var version string
+// version is set by the build (-ldflags -X main.version=…).
+var version = "devel"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -52,19 +51,9 @@ func (f *failure) Unwrap() error { return f.error }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use: "lunarctl", Short: "lunar's tool for administrators", Version: buildVersion(),
+		Use: "lunarctl", Short: "lunar's tool for administrators", Version: version,
 		SilenceErrors: true, SilenceUsage: true,
 	}
 	root.AddCommand(newBench())
 	return root
-}
-
-func buildVersion() string {
-	if version != "" {
-		return version
-	}
-	if bi, ok := debug.ReadBuildInfo(); ok && bi.Main.Version != "" {
-		return bi.Main.Version
-	}
-	return "unknown"
 }

@@ -41,7 +41,7 @@ var layers = []layer{
 	{path: "session/pdu", may: []string{"scsi/sam", "scsi/cdb"}, protocol: true, core: true},
 	{path: "session/login", may: []string{"session/pdu"}, protocol: true, core: true},
 	{path: "session", may: []string{"session/pdu", "session/login", "scsi/sam"}, protocol: true, core: true},
-	{path: "session/initiator", may: []string{"session/pdu", "session/login", "scsi/sam", "scsi/cdb", "scsi/sense"}, third: []string{xsys}, core: true},
+	{path: "session/initiator/...", may: []string{"session/pdu", "session/login", "scsi/sam", "scsi/cdb", "scsi/sense"}, third: []string{xsys}, core: true},
 	{path: "scsi", may: []string{"scsi/sam", "scsi/cdb", "scsi/sense", "backstore"}, core: true},
 	{path: "backstore", core: true},
 	{path: "backstore/backstoretest", may: []string{"backstore", "backstore/faulty"}, third: []string{xsys}, core: true},

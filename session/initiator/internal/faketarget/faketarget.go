@@ -1,8 +1,3 @@
-// Package faketarget is the target that the initiator's own tests talk to: one LUN of memory over any net.Conn, with the negotiation it is
-// told, R2T where it must, and a hook through which a test answers commands itself. It checks CmdSN, ExpStatSN, Data-Out
-// order and lengths of what it gets, so that the initiator is tested by it.
-//
-// It knows the PDUs and nothing of lunar's target, and promises nothing to programs outside this module.
 package faketarget
 
 import (

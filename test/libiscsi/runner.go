@@ -75,6 +75,8 @@ func (r *Runner) Run(ctx context.Context, test string) Outcome {
 var (
 	summaryTests   = regexp.MustCompile(`(?m)^\s*tests\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)`)
 	summaryAsserts = regexp.MustCompile(`(?m)^\s*asserts\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)`)
+	// The end of what a test writes; the suite's own clean-up comes after, on the same line.
+	testEnd = regexp.MustCompile(`(?m)(^|\.\.\.)(passed|FAILED)`)
 	// The tool's ways of saying that it leaves a test; for CUnit all of them have passed.
 	skipMark = regexp.MustCompile(`\[SKIPPED\]|SWP is not changeable`)
 )
@@ -83,10 +85,14 @@ var (
 func judge(test, out string) Outcome {
 	suite := test[strings.IndexByte(test, '.')+1:]
 	suite, name, _ := strings.Cut(suite, ".")
-	body, ran := out, false
+	body, said, end, ran := out, "", "", false
 	if i := strings.Index(out, "Suite: "+suite+"\n"); i >= 0 {
 		body = out[i:]
-		ran = strings.Contains(body, "  Test: "+name+" ...")
+		if _, said, ran = strings.Cut(body, "  Test: "+name+" "); ran {
+			if m := testEnd.FindStringSubmatchIndex(said); m != nil {
+				said, end = said[:m[0]], said[m[4]:m[5]]
+			}
+		}
 	}
 	o := Outcome{Output: body, Verdict: None}
 	tests := summaryTests.FindStringSubmatch(body)
@@ -94,10 +100,13 @@ func judge(test, out string) Outcome {
 		o.Asserts, _ = strconv.Atoi(m[1]) // digits only, and few
 	}
 	switch {
-	case !ran || tests == nil || tests[2] != "1":
+	case !ran:
+	case end == "FAILED": // also when the tool crashes in its clean-up, and prints no summary
+		o.Verdict = Fail
+	case tests == nil || tests[2] != "1":
 	case tests[4] != "0":
 		o.Verdict = Fail
-	case skipMark.MatchString(body):
+	case skipMark.MatchString(said):
 		o.Verdict = Skip
 	default:
 		o.Verdict = Pass

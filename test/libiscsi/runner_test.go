@@ -30,6 +30,7 @@ func TestJudge(t *testing.T) {
 		{"nothing ran", output("", "", 0, 0, 0), None, 0},
 		{"no login", "iscsi_connect: Failed to log in to target.\n", None, 0},
 		{"died in the test", "Suite: Read6\n  Test: BeyondEol ...\n    Send READ6\n", None, 0},
+		{"failed, and then died in its clean-up", "Suite: Read6\n  Test: BeyondEol ...\n    Send READ6\nFAILED\n    1. t.c:1  - CU_ASSERT\nmalloc(): corrupted\n", Fail, 0},
 		{"another test ran", strings.ReplaceAll(output("", "passed", 1, 0, 9), "BeyondEol", "Simple"), None, 9},
 		{"nothing", "", None, 0},
 	} {
@@ -39,11 +40,21 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// A set-up that skips something (an optional page) is no skip of the test.
+// What is skipped before and after a test (an optional page, the keys of reservations) is no skip of it.
 func TestJudgeLeavesSetUpOut(t *testing.T) {
-	out := "    [SKIPPED] PERSISTENT RESERVE IN is not implemented.\n" + output("", "passed", 1, 0, 5)
-	if o := judge("SCSI.Read6.BeyondEol", out); o.Verdict != Pass {
-		t.Errorf("%s, want pass", o.Verdict)
+	const skip = "    [SKIPPED] PERSISTENT RESERVE IN is not implemented.\n"
+	for name, end := range map[string]string{"passed": "passed    Send PRIN/READ_KEYS\n" + skip, "passed at once": "passed\n" + skip} {
+		out := skip + output("    [OK] READ6", end, 1, 0, 5)
+		if name == "passed at once" {
+			out = strings.Replace(out, "BeyondEol ...\n    [OK] READ6\n", "BeyondEol ...", 1)
+		}
+		if o := judge("SCSI.Read6.BeyondEol", out); o.Verdict != Pass {
+			t.Errorf("%s: %s, want pass", name, o.Verdict)
+		}
+	}
+	failed := output("    [OK] READ6", "FAILED\n    1. test.c:44  - CU_FAIL\n"+skip, 1, 1, 5)
+	if o := judge("SCSI.Read6.BeyondEol", failed); o.Verdict != Fail {
+		t.Errorf("failed: %s, want fail", o.Verdict)
 	}
 }
 

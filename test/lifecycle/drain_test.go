@@ -102,7 +102,8 @@ func TestKilled(t *testing.T) {
 	d.Stop(t)
 }
 
-// A second start with the same words finds the first one's data, whether or not it says a size again.
+// A second start finds the first one's data, whether or not it says a size again, and whatever size that is: a disk
+// is made by its size, not cut by it.
 func TestSecondStart(t *testing.T) {
 	path, export := file(t)
 	d := daemon.Start(t, export)
@@ -111,7 +112,7 @@ func TestSecondStart(t *testing.T) {
 	s.write(t, "", 0x42, 64<<10-64, 64)
 	s.end(t)
 	d.Stop(t)
-	for _, again := range []string{export, daemon.Export(disk, daemon.FileURI(path, ""))} {
+	for _, again := range []string{export, daemon.Export(disk, daemon.FileURI(path, "")), daemon.Export(disk, daemon.FileURI(path, "size=1M"))} {
 		d = daemon.Start(t, again)
 		s = newSession(t, d.URL(disk, 1))
 		s.read(t, 0x41, 0, 64)

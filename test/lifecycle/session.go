@@ -31,7 +31,8 @@ type session struct {
 
 func newSession(t *testing.T, url string) *session {
 	t.Helper()
-	c := deps.Find(t, "qemu-io").Command(context.WithoutCancel(t.Context()), "-f", "raw", url)
+	// writeback: otherwise it sends every write with FUA.
+	c := deps.Find(t, "qemu-io").Command(context.WithoutCancel(t.Context()), "-t", "writeback", "-f", "raw", url)
 	in, err := c.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

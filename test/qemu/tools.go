@@ -46,8 +46,9 @@ func qemuIO(t *testing.T, url string, commands ...string) string {
 	return run(t, "qemu-io", ioArgs(url, commands)...)
 }
 
+// ioArgs: writeback, since qemu-io would send every write with FUA otherwise.
 func ioArgs(url string, commands []string) []string {
-	args := []string{"-f", "raw", url}
+	args := []string{"-t", "writeback", "-f", "raw", url}
 	for _, c := range commands {
 		args = append(args, "-c", c)
 	}

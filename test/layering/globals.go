@@ -137,6 +137,9 @@ func globalKind(f *file, g *ast.GenDecl, v *ast.ValueSpec, i int) string {
 	if len(v.Values) == 1 { // var a, b = f()
 		return valueKind(f, v.Values[0])
 	}
+	if named(v.Type) == "string" && fits("cmd/...", f.pkg) {
+		return "" // a version that the linker sets
+	}
 	if t := named(v.Type); t == "sync.Pool" || t == "time.Time" { // the zero time, as a word for "never"
 		return ""
 	}

@@ -15,6 +15,9 @@ E2ETIME  ?= 2h
 
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
+
 .DEFAULT_GOAL := help
 .PHONY: help build run test e2e race fuzz bench bench-scale lint generate clean install check-go check-format test-deps
 
@@ -23,7 +26,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 build: check-go ## build every command into bin/
-	go build -trimpath -o bin/ ./cmd/...
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 run: build ## serve a 1 GiB sparse file (LUNAR_IMG, default ./lunar.img) as a disk on 127.0.0.1:3260
 	@scripts/run "$(LUNAR_IMG)"

@@ -78,6 +78,8 @@ func newBench() *cobra.Command {
 	fs.IntVar(&c.Depth, "depth", 32, "commands in flight a connection; with --rate at most that many (512 if not given)")
 	fs.Float64Var(&c.Rate, "rate", 0, "open loop: commands a second over all connections (0: closed loop)")
 	fs.IntVar(&c.ReadPercent, "read-percent", 100, "share of reads, 0 to 100; writes DESTROY the volume's content")
+	fs.IntVar(&c.FUAPercent, "fua-percent", 0, "share of the writes that have FUA set, 0 to 100")
+	fs.IntVar(&c.FlushEvery, "flush-every", 0, "a SYNCHRONIZE CACHE after so many writes of a thread, counted as a write (0: none)")
 	fs.BoolVar(&f.random, "random", false, "random offsets (the default)")
 	fs.BoolVar(&f.sequential, "sequential", false, "sequential offsets, each connection from a place of its own")
 	fs.IntVar(&c.Connections, "connections", 1, "sessions, each on its own connection")

@@ -33,6 +33,8 @@ type Config struct {
 	Depth       int     // commands in flight a connection; open loop: at most that many, DefaultOpenDepth
 	Rate        float64 // open loop: commands a second over all connections; 0: closed loop
 	ReadPercent int     // 0-100
+	FUAPercent  int     // of the writes, 0-100, have FUA set
+	FlushEvery  int     // a SYNCHRONIZE CACHE after so many writes of a worker; 0: none. It counts as a write without bytes
 	Sequential  bool
 	Connections int // sessions; 1
 	Threads     int // goroutines that drive them; the smaller of Connections and the CPUs
@@ -88,6 +90,10 @@ func (c *Config) Check() error {
 		return fmt.Errorf("rate %v is not within 0-10^9 a second", c.Rate)
 	case c.ReadPercent < 0 || c.ReadPercent > 100:
 		return fmt.Errorf("read percentage %d is not within 0-100", c.ReadPercent)
+	case c.FUAPercent < 0 || c.FUAPercent > 100:
+		return fmt.Errorf("FUA percentage %d is not within 0-100", c.FUAPercent)
+	case c.FlushEvery < 0:
+		return fmt.Errorf("a flush every %d writes", c.FlushEvery)
 	case c.Connections < 0 || c.Connections > MaxConnections:
 		return fmt.Errorf("%d connections are not within 1-%d", c.Connections, MaxConnections)
 	case c.Threads < 0 || c.Threads > c.Connections:

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lunar-iscsi/lunar/scsi/cdb"
 	"github.com/lunar-iscsi/lunar/session/initiator"
 )
 
@@ -29,6 +30,7 @@ type request struct {
 	offset int64         // on the volume
 	start  time.Duration // since the worker's epoch: sent, or in an open loop when it should have been
 	read   bool
+	flush  bool   // SYNCHRONIZE CACHE, no data
 	buf    []byte // filled with the pattern of some place; nil until the first write
 	check  []byte // where a read that is checked goes; nil until the first
 }
@@ -57,6 +59,7 @@ type worker struct {
 	free   []*lane // closed loop: has idle requests
 	turn   int     // open loop: the lane that gets the next arrival
 	reads  int     // since the last one that was checked
+	writes int     // since the last flush
 
 	epoch   time.Time
 	due     time.Duration // open loop: the next arrival
@@ -221,7 +224,19 @@ func (w *worker) start(l *lane, at time.Duration) {
 	}
 	r.offset += w.region.offset
 	r.read = w.c.ReadPercent == 100 || w.c.ReadPercent > 0 && w.rng.IntN(100) < w.c.ReadPercent
+	w.command(r)
+	l.q.Submit(&r.io)
+	w.active++
+	if !l.unsent {
+		l.unsent = true
+		w.unsent = append(w.unsent, l)
+	}
+}
+
+// command fills in the command of r, whose place and direction stand.
+func (w *worker) command(r *request) {
 	lba, blocks := uint64(r.offset)/uint64(w.region.block), uint32(w.c.BlockSize/w.region.block)
+	r.flush = false
 	if r.read {
 		initiator.PutRead(&r.io.CDB, lba, blocks)
 		r.io.Out, r.io.In, r.io.InLen = nil, nil, uint32(w.c.BlockSize)
@@ -234,22 +249,30 @@ func (w *worker) start(l *lane, at time.Duration) {
 				r.io.In = r.check
 			}
 		}
-	} else {
-		initiator.PutWrite(&r.io.CDB, lba, blocks)
-		if r.buf == nil {
-			r.buf = make([]byte, w.c.BlockSize)
-			Fill(r.buf, 0)
-		}
-		Stamp(r.buf, r.offset)
-		r.io.Out, r.io.In, r.io.InLen = r.buf, nil, 0
+		return
 	}
-	l.q.Submit(&r.io)
-	w.active++
-	if !l.unsent {
-		l.unsent = true
-		w.unsent = append(w.unsent, l)
+	r.io.Out, r.io.In, r.io.InLen = nil, nil, 0
+	if w.c.FlushEvery > 0 && w.writes >= w.c.FlushEvery {
+		w.writes = 0
+		r.flush = true
+		r.io.CDB = [16]byte{cdb.SynchronizeCache10} // no range: all of it
+		return
 	}
+	w.writes++
+	initiator.PutWrite(&r.io.CDB, lba, blocks)
+	if w.c.FUAPercent > 0 && w.rng.IntN(100) < w.c.FUAPercent {
+		r.io.CDB[1] |= cdbFUA
+	}
+	if r.buf == nil {
+		r.buf = make([]byte, w.c.BlockSize)
+		Fill(r.buf, 0)
+	}
+	Stamp(r.buf, r.offset)
+	r.io.Out = r.buf
 }
+
+// cdbFUA is a bit of byte 1 of WRITE(10) and WRITE(16).
+const cdbFUA = 0x08
 
 // wait sends what was submitted and waits until something ended, at most for timeout. What ended is taken by ended.
 func (w *worker) wait(timeout time.Duration) error {
@@ -294,7 +317,7 @@ func (w *worker) ended(l *lane, done []*initiator.IO) {
 	stopped := w.sh.stop.Load() // what ends then is not counted
 	w.active -= len(done)
 	w.isFree(l)
-	good := uint64(0)
+	good, bytes := uint64(0), uint64(0)
 	for _, io := range done {
 		r := &l.requests[io.Tag]
 		l.idle = append(l.idle, int(io.Tag))
@@ -302,7 +325,11 @@ func (w *worker) ended(l *lane, done []*initiator.IO) {
 			w.failed(err)
 			continue
 		}
-		if good++; stopped {
+		good++
+		if !r.flush {
+			bytes += uint64(w.c.BlockSize)
+		}
+		if stopped {
 			continue
 		}
 		if r.read {
@@ -312,7 +339,7 @@ func (w *worker) ended(l *lane, done []*initiator.IO) {
 		}
 	}
 	w.sh.ios.Add(good)
-	w.sh.bytes.Add(good * uint64(w.c.BlockSize))
+	w.sh.bytes.Add(bytes)
 }
 
 // verdict returns what was wrong with a command that ended.

@@ -56,6 +56,13 @@ func run(listen, file string) error {
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", addr, err)
 	}
+	bound, err := syscall.Getsockname(l)
+	if err != nil {
+		return err
+	}
+	if b, ok := bound.(*syscall.SockaddrInet4); ok { // port 0 asks for any
+		addr = netip.AddrPortFrom(addr.Addr(), uint16(b.Port))
+	}
 	fmt.Println("floor: serving", file, "on", addr)
 	return serve(l, disk)
 }

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"testing"
+)
+
+// sums makes summaries with medians: name, CPU, IOPS, p99.
+func sums(rows ...summary) []summary { return rows }
+
+func figures(name string, c, i, p float64) summary {
+	return summary{name: name, kind: name, cpu: spread{median: c}, iops: spread{median: i}, p99: spread{median: p}}
+}
+
+func TestJudge(t *testing.T) {
+	failed := summary{name: tgtd, kind: tgtd, err: errors.New("gone")}
+	for _, c := range []struct {
+		name  string
+		goal  goal
+		sums  []summary
+		word  string
+		ratio float64
+	}{
+		{"at most, met on the edge", atMost(cpu, 1.5, floor), sums(figures(lunar, 6, 10, 1), figures(floor, 4, 40, 1)), met, 1.5},
+		{"at most, not met", atMost(cpu, 1.25, floor), sums(figures(lunar, 6, 10, 1), figures(floor, 4, 40, 1)), notMet, 1.5},
+		{"at least, met", atLeast(iops, 2, tgtd), sums(figures(lunar, 6, 20, 1), figures(tgtd, 9, 10, 1), figures(floor, 4, 40, 1)), met, 2},
+		{"at least, not met", atLeast(iops, 2.5, tgtd), sums(figures(lunar, 6, 20, 1), figures(tgtd, 9, 10, 1), figures(floor, 4, 40, 1)), notMet, 2},
+		{"throughput against a peer where the client is at its end", atLeast(iops, 2.5, tgtd),
+			sums(figures(lunar, 6, 20, 1), figures(tgtd, 9, 10, 1), figures(floor, 4, 29, 1)), clientBound, 2},
+		{"CPU counts where the client is at its end", atMost(cpu, 1.25, floor), sums(figures(lunar, 6, 20, 1), figures(floor, 4, 29, 1)), notMet, 1.5},
+		{"throughput against the floor counts as well", atLeast(iops, 0.9, floor), sums(figures(lunar, 6, 20, 1), figures(floor, 4, 25, 1)), notMet, 0.8},
+		{"the best peer is the least CPU of peers", atMost(cpu, 0.7, bestPeer),
+			sums(figures(lunar, 6, 20, 1), figures(floor, 1, 40, 1), figures(tgtd, 12, 10, 1), figures(istgt, 10, 9, 1)), met, 0.6},
+		{"a peer that failed is not the best", atMost(cpu, 0.7, bestPeer), sums(figures(lunar, 6, 20, 1), failed, figures(istgt, 10, 9, 1)), met, 0.6},
+		{"no peer at all", atMost(cpu, 0.7, bestPeer), sums(figures(lunar, 6, 20, 1), failed), "open: no figure of best peer", 0},
+		{"no lunar", atMost(cpu, 1.3, floor), sums(figures(floor, 4, 40, 1)), "open: no figure of lunar", 0},
+		{"a client that tells no latency", atMost(p99, 1.5, floor), sums(figures(lunar, 6, 20, 0), figures(floor, 4, 40, 0)), "open: the client does not tell", 0},
+		{"of another subject", atMost(p99, 2, undisturbed).of(stalled), sums(figures(undisturbed, 1, 1, 100), figures(stalled, 1, 1, 300)), notMet, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := judge(&row{goals: []goal{c.goal}}, c.sums)
+			if len(v) != 1 || v[0].Word != c.word || v[0].Ratio != c.ratio {
+				t.Errorf("judged %+v, want %s with ratio %v", v, c.word, c.ratio)
+			}
+		})
+	}
+}
+
+// TestGoalsNameSubjects: a goal about a subject that its row does not have could never be met nor missed.
+func TestGoalsNameSubjects(t *testing.T) {
+	names := map[string]bool{}
+	for _, r := range allRows() {
+		if names[r.name] {
+			t.Errorf("two rows are called %s", r.name)
+		}
+		names[r.name] = true
+		subjects := map[string]bool{bestPeer: true}
+		for _, s := range r.subjects {
+			if subjects[s.name()] {
+				t.Errorf("%s has two subjects called %s", r.name, s.name())
+			}
+			subjects[s.name()] = true
+			if starters[s.kind] == nil {
+				t.Errorf("%s: nothing starts %q", r.name, s.kind)
+			}
+		}
+		for _, g := range r.goals {
+			if !subjects[g.subject] || !subjects[g.against] {
+				t.Errorf("%s: goal %q of %q is about subjects that the row does not have", r.name, g, g.subject)
+			}
+		}
+	}
+}
+
+func TestSpread(t *testing.T) {
+	samples := []sample{{IOPS: 30}, {IOPS: 10}, {IOPS: 20}}
+	field := func(s *sample) float64 { return s.IOPS }
+	if s := spreadOf(samples, field); s.median != 20 || s.percent() != 50 {
+		t.Errorf("of 10, 20, 30: %+v, half the range %v %%", s, s.percent())
+	}
+	if s := spreadOf(append(samples, sample{IOPS: 40}), field); s.median != 25 {
+		t.Errorf("of 10, 20, 30, 40: median %v", s.median)
+	}
+	if samples[0].IOPS != 30 {
+		t.Error("the samples were put in another order")
+	}
+}

@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lunar-iscsi/lunar/session/initiator/load"
+)
+
+// The goals.
+const (
+	goalMemory  = 512 << 20        // bytes resident
+	goalCPU     = 2.0              // percent of one processor, idle
+	goalBack    = 30 * time.Second // all sessions back after a restart
+	spareFDs    = 128              // descriptors of ours besides the sessions
+	loginLimit  = 3 * time.Minute  // how long we wait for all to log in
+	clientGrace = 30 * time.Second
+)
+
+// options are the command line.
+type options struct {
+	targets, sessions int
+	idle, busy        float64
+	lunard, lunarctl  string
+	out               string
+}
+
+func main() {
+	runtime.LockOSThread() // the daemon is tied to the thread that starts it: it must not outlive us, nor die before
+	var o options
+	flag.IntVar(&o.targets, "targets", 1000, "targets of one lunard")
+	flag.IntVar(&o.sessions, "sessions", 10000, "sessions in all")
+	flag.Float64Var(&o.idle, "idle", 60, "`seconds` over which the idle daemon's processor time is taken")
+	flag.Float64Var(&o.busy, "busy", 5, "`seconds` of load on one target")
+	flag.StringVar(&o.lunard, "lunard", "", "lunard `binary` (default: build it)")
+	flag.StringVar(&o.lunarctl, "lunarctl", "", "lunarctl `binary` (default: build it)")
+	flag.StringVar(&o.out, "out", "", "Markdown `file` to write too")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, &o); err != nil {
+		fmt.Fprintln(os.Stderr, "scale:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o *options) (err error) {
+	if o.targets < 1 || o.sessions < 1 || o.idle <= 0 || o.busy <= 0 {
+		return errors.New("all numbers must be above 0")
+	}
+	limit, err := raiseLimit(uint64(o.sessions + spareFDs))
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "lunar-scale-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	for _, b := range []struct {
+		path *string
+		pkg  string
+	}{{&o.lunard, "./cmd/lunard"}, {&o.lunarctl, "./cmd/lunarctl"}} {
+		if *b.path != "" {
+			continue
+		}
+		*b.path = filepath.Join(dir, filepath.Base(b.pkg))
+		if out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", *b.path, b.pkg).CombinedOutput(); err != nil {
+			return fmt.Errorf("building %s (run this in the module's root): %w: %s", b.pkg, err, out)
+		}
+	}
+	t := &table{}
+	t.add("descriptors that a process may have", fmt.Sprint(limit))
+	if err := measure(ctx, o, dir, t); err != nil {
+		t.text(os.Stdout)
+		return err
+	}
+	t.text(os.Stdout)
+	if o.out != "" {
+		var b strings.Builder
+		t.markdown(&b, o)
+		if err := os.WriteFile(o.out, []byte(b.String()), 0o644); err != nil {
+			return err
+		}
+	}
+	if t.failed > 0 {
+		return fmt.Errorf("%d goals are not met", t.failed)
+	}
+	return nil
+}
+
+// raiseLimit raises the limit on descriptors as far as it goes, for us and the processes that we start.
+func raiseLimit(need uint64) (uint64, error) {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 0, err
+	}
+	l.Cur = l.Max
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 0, fmt.Errorf("raise the limit on descriptors to %d: %w", l.Max, err)
+	}
+	if l.Max < need {
+		return 0, fmt.Errorf("this machine allows a process %d descriptors (ulimit -Hn), %d are needed: take fewer --sessions", l.Max, need)
+	}
+	return l.Max, nil
+}
+
+// measure fills the table.
+func measure(ctx context.Context, o *options, dir string, t *table) error {
+	portal, err := freePortal()
+	if err != nil {
+		return err
+	}
+	d, took, err := startDaemon(ctx, o.lunard, dir, portal, o.targets)
+	if err != nil {
+		return err
+	}
+	defer func() { d.kill() }()
+	t.add(fmt.Sprintf("start with %d targets until the portal listens", o.targets), ms(took))
+	empty, err := d.footprint()
+	if err != nil {
+		return err
+	}
+	t.add("resident, threads, descriptors without a session", empty.String())
+	alone, err := busy(ctx, o, portal)
+	if err != nil {
+		return err
+	}
+
+	f := &fleet{portal: portal, sessions: o.sessions, targets: o.targets, retry: retryAfter}
+	defer f.close()
+	if took, err = f.loginWithin(ctx); err != nil {
+		return err
+	}
+	t.goal(fmt.Sprintf("%d sessions log in at once", o.sessions), ms(took), "≤ "+goalBack.String(), took <= goalBack)
+	t.retries(f)
+	if err := idle(ctx, o, d, f, t); err != nil {
+		return err
+	}
+	beside, err := busy(ctx, o, portal)
+	if err != nil {
+		return err
+	}
+	t.add("one busy target, 4 KiB reads, depth 8, alone", latencies(alone))
+	t.add("the same beside all idle sessions", latencies(beside))
+
+	d.kill()
+	f.close()
+	if d, took, err = startDaemon(ctx, o.lunard, dir, portal, o.targets); err != nil {
+		return err
+	}
+	t.add("start again after the daemon was killed", ms(took))
+	if took, err = f.loginWithin(ctx); err != nil {
+		return err
+	}
+	t.goal("all sessions are back", ms(took), "≤ "+goalBack.String(), took <= goalBack)
+	t.retries(f)
+	return nil
+}
+
+func (f *fleet) loginWithin(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, loginLimit)
+	defer cancel()
+	return f.login(ctx)
+}
+
+// idle takes the daemon's footprint and processor time while nothing but keepalive happens.
+func idle(ctx context.Context, o *options, d *daemon, f *fleet, t *table) error {
+	before, err := d.footprint()
+	if err != nil {
+		return err
+	}
+	pings := f.pings.Load()
+	start := time.Now()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.ended:
+		return d.failed()
+	case <-time.After(time.Duration(o.idle * float64(time.Second))):
+	}
+	after, err := d.footprint()
+	if err != nil {
+		return err
+	}
+	share := float64(after.cpu-before.cpu) / float64(time.Since(start)) * 100
+	t.goal("memory resident", mib(after.rss), "≤ "+mib(goalMemory), after.rss <= goalMemory)
+	t.add("memory resident at most", mib(after.peak))
+	t.goal("threads", fmt.Sprint(after.threads), fmt.Sprintf("fewer than targets (%d)", o.targets), after.threads < int64(max(o.targets, 64)))
+	t.add("descriptors", fmt.Sprint(after.descriptors))
+	t.goal(fmt.Sprintf("processor time, idle for %.0f s", o.idle), fmt.Sprintf("%.2f %% of a processor", share), fmt.Sprintf("≤ %.0f %%", goalCPU), share <= goalCPU)
+	pinged := f.pings.Load() - pings
+	t.goal("pings answered meanwhile", fmt.Sprint(pinged), fmt.Sprintf("≥ %d: keepalive is on", o.sessions), pinged >= int64(o.sessions))
+	t.goal("sessions lost", fmt.Sprint(f.lost.Load()), "0", f.lost.Load() == 0)
+	return nil
+}
+
+// busy puts the first target under load.
+func busy(ctx context.Context, o *options, portal string) (*load.Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(o.busy*float64(time.Second))+clientGrace)
+	defer cancel()
+	c := exec.CommandContext(ctx, o.lunarctl, "bench", "--json", "--progress=false", "--bs", "4k", "--depth", "8",
+		"--seconds", fmt.Sprint(o.busy), fmt.Sprintf("iscsi://%s/%s/%d", portal, iqn(0), busyLUN))
+	out, err := c.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, exit.Stderr)
+		}
+		return nil, fmt.Errorf("lunarctl: %w", err)
+	}
+	r := new(load.Report)
+	return r, json.Unmarshal(out, r)
+}
+
+func freePortal() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// A table is what is printed.
+type table struct {
+	rows   [][4]string // what, figure, goal, verdict
+	failed int
+}
+
+func (t *table) add(what, figure string) { t.rows = append(t.rows, [4]string{what, figure}) }
+
+func (t *table) goal(what, figure, goal string, met bool) {
+	word := "met"
+	if !met {
+		word = "not met"
+		t.failed++
+	}
+	t.rows = append(t.rows, [4]string{what, figure, goal, word})
+}
+
+// retries notes how many logins had to be tried again, and why the first of them.
+func (t *table) retries(f *fleet) {
+	if n := f.retries.Load(); n > 0 {
+		t.add(fmt.Sprintf("  tries after a refusal, each %v later", f.retry), fmt.Sprintf("%d (%v)", n, f.first()))
+	}
+}
+
+func (t *table) text(w io.Writer) {
+	for _, r := range t.rows {
+		fmt.Fprintf(w, "%-56s %-44s %-26s %s\n", r[0], r[1], r[2], r[3])
+	}
+}
+
+func (t *table) markdown(w io.Writer, o *options) {
+	fmt.Fprintf(w, "# %d targets and %d sessions in one lunard\n\n%s, %d processors, %s\n\n| | | goal | |\n|---|---|---|---|\n",
+		o.targets, o.sessions, time.Now().Format("2006-01-02 15:04"), runtime.NumCPU(), runtime.Version())
+	for _, r := range t.rows {
+		fmt.Fprintf(w, "| %s |\n", strings.Join(r[:], " | "))
+	}
+}
+
+func (f footprint) String() string {
+	return fmt.Sprintf("%s, %d, %d", mib(f.rss), f.threads, f.descriptors)
+}
+
+func latencies(r *load.Report) string {
+	return fmt.Sprintf("%.0f IOPS, p50 %.0f, p99 %.0f, p99.9 %.0f µs", r.IOPS, r.Latency.P50, r.Latency.P99, r.Latency.P999)
+}
+
+func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }

@@ -23,8 +23,11 @@ func (f figure) of(s *summary) float64 {
 	return s.p99.median
 }
 
-// bestPeer as a goal's measure is the peer with the least of the figure.
-const bestPeer = "best peer"
+// What a goal is held against besides a subject: the peer with the least of the figure, the subject with the most of it.
+const (
+	bestPeer  = "best peer"
+	bestPoint = "best point"
+)
 
 // A goal bounds the ratio of one subject's figure to another's.
 type goal struct {
@@ -56,7 +59,11 @@ func (g goal) String() string {
 	if g.least {
 		sign = "≥"
 	}
-	return fmt.Sprintf("%s %s %.4g × %s", g.figure, sign, g.factor, g.against)
+	who := ""
+	if g.subject != lunar {
+		who = g.subject + ": "
+	}
+	return fmt.Sprintf("%s%s %s %.4g × %s", who, g.figure, sign, g.factor, g.against)
 }
 
 // A verdict is a goal judged.
@@ -78,7 +85,7 @@ const drivesFaster = 1.5
 
 // judge judges a row's goals.
 func judge(r *row, sums []summary) []verdict {
-	bound := isClientBound(sums)
+	bound := isClientBound(r, sums)
 	var v []verdict
 	for _, g := range r.goals {
 		v = append(v, g.judge(sums, bound))
@@ -116,22 +123,32 @@ func (g goal) judge(sums []summary, bound bool) verdict {
 
 // measure is the subject that the goal is held against, nil if it gave no figure.
 func (g goal) measure(sums []summary) *summary {
-	if g.against != bestPeer {
+	var better func(a, b *summary) bool
+	switch g.against {
+	case bestPeer:
+		better = func(a, b *summary) bool { return g.figure.of(a) < g.figure.of(b) }
+	case bestPoint:
+		better = func(a, b *summary) bool { return g.figure.of(a) > g.figure.of(b) }
+	default:
 		return find(sums, g.against)
 	}
 	var best *summary
 	for i := range sums {
 		s := &sums[i]
-		peer := s.kind == tgtd || s.kind == istgt || s.kind == gotgt
-		if peer && s.err == nil && (best == nil || g.figure.of(s) < g.figure.of(best)) {
+		in := g.against == bestPoint || s.kind == tgtd || s.kind == istgt || s.kind == gotgt
+		if in && s.err == nil && (best == nil || better(s, best)) {
 			best = s
 		}
 	}
 	return best
 }
 
-// isClientBound reports whether the client cannot drive the floor enough faster than lunar.
-func isClientBound(sums []summary) bool {
+// isClientBound reports whether the client cannot drive the floor enough faster than lunar. Where the client does not try
+// to go as fast as it can, in an open loop or with one command at a time, the question does not arise.
+func isClientBound(r *row, sums []summary) bool {
+	if r.load.rate > 0 || r.load.depth == 1 {
+		return false
+	}
 	l, f := find(sums, lunar), find(sums, floor)
 	return l != nil && f != nil && f.iops.median < drivesFaster*l.iops.median
 }

@@ -20,25 +20,29 @@ func TestJudge(t *testing.T) {
 		sums  []summary
 		word  string
 		ratio float64
+		load  workload
 	}{
-		{"at most, met on the edge", atMost(cpu, 1.5, floor), sums(figures(lunar, 6, 10, 1), figures(floor, 4, 40, 1)), met, 1.5},
-		{"at most, not met", atMost(cpu, 1.25, floor), sums(figures(lunar, 6, 10, 1), figures(floor, 4, 40, 1)), notMet, 1.5},
-		{"at least, met", atLeast(iops, 2, tgtd), sums(figures(lunar, 6, 20, 1), figures(tgtd, 9, 10, 1), figures(floor, 4, 40, 1)), met, 2},
-		{"at least, not met", atLeast(iops, 2.5, tgtd), sums(figures(lunar, 6, 20, 1), figures(tgtd, 9, 10, 1), figures(floor, 4, 40, 1)), notMet, 2},
+		{"at most, met on the edge", atMost(cpu, 1.5, floor), sums(figures(lunar, 6, 10, 1), figures(floor, 4, 40, 1)), met, 1.5, workload{}},
+		{"at most, not met", atMost(cpu, 1.25, floor), sums(figures(lunar, 6, 10, 1), figures(floor, 4, 40, 1)), notMet, 1.5, workload{}},
+		{"at least, met", atLeast(iops, 2, tgtd), sums(figures(lunar, 6, 20, 1), figures(tgtd, 9, 10, 1), figures(floor, 4, 40, 1)), met, 2, workload{}},
+		{"at least, not met", atLeast(iops, 2.5, tgtd), sums(figures(lunar, 6, 20, 1), figures(tgtd, 9, 10, 1), figures(floor, 4, 40, 1)), notMet, 2, workload{}},
 		{"throughput against a peer where the client is at its end", atLeast(iops, 2.5, tgtd),
-			sums(figures(lunar, 6, 20, 1), figures(tgtd, 9, 10, 1), figures(floor, 4, 29, 1)), clientBound, 2},
-		{"CPU counts where the client is at its end", atMost(cpu, 1.25, floor), sums(figures(lunar, 6, 20, 1), figures(floor, 4, 29, 1)), notMet, 1.5},
-		{"throughput against the floor counts as well", atLeast(iops, 0.9, floor), sums(figures(lunar, 6, 20, 1), figures(floor, 4, 25, 1)), notMet, 0.8},
+			sums(figures(lunar, 6, 20, 1), figures(tgtd, 9, 10, 1), figures(floor, 4, 29, 1)), clientBound, 2, workload{}},
+		{"CPU counts where the client is at its end", atMost(cpu, 1.25, floor), sums(figures(lunar, 6, 20, 1), figures(floor, 4, 29, 1)), notMet, 1.5, workload{}},
+		{"throughput against the floor counts as well", atLeast(iops, 0.9, floor), sums(figures(lunar, 6, 20, 1), figures(floor, 4, 25, 1)), notMet, 0.8, workload{}},
 		{"the best peer is the least CPU of peers", atMost(cpu, 0.7, bestPeer),
-			sums(figures(lunar, 6, 20, 1), figures(floor, 1, 40, 1), figures(tgtd, 12, 10, 1), figures(istgt, 10, 9, 1)), met, 0.6},
-		{"a peer that failed is not the best", atMost(cpu, 0.7, bestPeer), sums(figures(lunar, 6, 20, 1), failed, figures(istgt, 10, 9, 1)), met, 0.6},
-		{"no peer at all", atMost(cpu, 0.7, bestPeer), sums(figures(lunar, 6, 20, 1), failed), "open: no figure of best peer", 0},
-		{"no lunar", atMost(cpu, 1.3, floor), sums(figures(floor, 4, 40, 1)), "open: no figure of lunar", 0},
-		{"a client that tells no latency", atMost(p99, 1.5, floor), sums(figures(lunar, 6, 20, 0), figures(floor, 4, 40, 0)), "open: the client does not tell", 0},
-		{"of another subject", atMost(p99, 2, undisturbed).of(stalled), sums(figures(undisturbed, 1, 1, 100), figures(stalled, 1, 1, 300)), notMet, 3},
+			sums(figures(lunar, 6, 20, 1), figures(floor, 1, 40, 1), figures(tgtd, 12, 10, 1), figures(istgt, 10, 9, 1)), met, 0.6, workload{}},
+		{"a peer that failed is not the best", atMost(cpu, 0.7, bestPeer), sums(figures(lunar, 6, 20, 1), failed, figures(istgt, 10, 9, 1)), met, 0.6, workload{}},
+		{"no peer at all", atMost(cpu, 0.7, bestPeer), sums(figures(lunar, 6, 20, 1), failed), "open: no figure of best peer", 0, workload{}},
+		{"no lunar", atMost(cpu, 1.3, floor), sums(figures(floor, 4, 40, 1)), "open: no figure of lunar", 0, workload{}},
+		{"a client that tells no latency", atMost(p99, 1.5, floor), sums(figures(lunar, 6, 20, 0), figures(floor, 4, 40, 0)), "open: the client does not tell", 0, workload{}},
+		{"the best point has the most", atLeast(iops, 0.9, bestPoint).of("b"), sums(figures("a", 1, 40, 1), figures("b", 1, 30, 1)), notMet, 0.75, workload{}},
+		{"an open loop is not bound by its client", atLeast(iops, 2.5, tgtd),
+			sums(figures(lunar, 6, 20, 1), figures(tgtd, 9, 10, 1), figures(floor, 4, 20, 1)), notMet, 2, workload{rate: 20000}},
+		{"of another subject", atMost(p99, 2, undisturbed).of(stalled), sums(figures(undisturbed, 1, 1, 100), figures(stalled, 1, 1, 300)), notMet, 3, workload{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			v := judge(&row{goals: []goal{c.goal}}, c.sums)
+			v := judge(&row{load: c.load, goals: []goal{c.goal}}, c.sums)
 			if len(v) != 1 || v[0].Word != c.word || v[0].Ratio != c.ratio {
 				t.Errorf("judged %+v, want %s with ratio %v", v, c.word, c.ratio)
 			}
@@ -54,7 +58,7 @@ func TestGoalsNameSubjects(t *testing.T) {
 			t.Errorf("two rows are called %s", r.name)
 		}
 		names[r.name] = true
-		subjects := map[string]bool{bestPeer: true}
+		subjects := map[string]bool{bestPeer: true, bestPoint: true}
 		for _, s := range r.subjects {
 			if subjects[s.name()] {
 				t.Errorf("%s has two subjects called %s", r.name, s.name())

@@ -46,8 +46,8 @@ type entry struct {
 }
 
 func newSection(r *row, sums []summary) section {
-	s := section{Name: r.name, Title: r.title, ClientBound: isClientBound(sums), Goals: judge(r, sums)}
-	own, base := find(sums, lunar), find(sums, floor)
+	s := section{Name: r.name, Title: r.title, ClientBound: isClientBound(r, sums), Goals: judge(r, sums)}
+	own, base := ownOf(sums), find(sums, floor)
 	s.table = append(s.table, []string{"server", "IOPS", "±%", "MB/s", "CPU µs/IO", "±%", "p50 µs", "p99 µs", "±%", "p99.9 µs", "client µs/IO", "IOPS of lunar's", "CPU of the floor's"})
 	for i := range sums {
 		x := &sums[i]
@@ -69,6 +69,16 @@ func newSection(r *row, sums []summary) section {
 		s.notes = append(s.notes, fmt.Sprintf("client-bound: the client drives the floor less than %.4g times as fast as lunar; compare by CPU alone", drivesFaster))
 	}
 	return s
+}
+
+// ownOf is what the others are compared with: lunar, where there are several the first.
+func ownOf(sums []summary) *summary {
+	for i := range sums {
+		if sums[i].kind == lunar && sums[i].err == nil {
+			return &sums[i]
+		}
+	}
+	return nil
 }
 
 // cells is a subject's line of the table.

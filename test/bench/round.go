@@ -101,7 +101,7 @@ func (b *bench) prepare(ctx context.Context, r *row, s subject, set int) (*serve
 	if err := b.missing[s.kind]; err != nil {
 		return nil, err
 	}
-	files, err := b.volumes.get(r.medium, set, r.targetsOf(s))
+	files, err := b.volumes.get(r.medium, set, r.targetsOf(s), s.alone && s.targets > 0)
 	if err != nil {
 		return nil, err
 	}
@@ -156,6 +156,9 @@ func (b *bench) sample(ctx context.Context, r *row, l *line, seconds float64, se
 	}
 	if x.Commands == 0 {
 		return sample{}, errors.New("no command ended")
+	}
+	if l.subject.digests && (x.Params == nil || !x.Params.HeaderDigest || !x.Params.DataDigest) {
+		return sample{}, errors.New("the server does not agree to digests")
 	}
 	x.CPU = float64(after-before) / float64(time.Microsecond) / float64(x.Commands)
 	return x, nil

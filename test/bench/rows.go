@@ -155,8 +155,8 @@ func allRows() []row {
 		row{name: "fua-mix", title: "4 KiB random, 70 % reads, depth 32; one write in ten has FUA, a flush every 64 writes; on the disk's file system",
 			load: workload{block: 4 << 10, depth: 32, reads: 70, fua: 10, flushEvery: 64}, medium: disk, subjects: kinds(lunar, tgtd, istgt, gotgt)},
 		row{name: "sessions-8", title: "4 KiB random read, one target, eight sessions of depth 16", load: eight, subjects: everyone()},
-		row{name: "targets", title: "4 KiB random read, depth 2 a session, on 1 to 64 targets at once, a session each", load: read4k(2),
-			subjects: ladder(1, 2, 4, 8, 16, 32, 64)},
+		row{name: "targets", title: "4 KiB random read, 1 to 64 targets at once, each with a session of depth 32", load: read4k(32),
+			subjects: ladder(1, 2, 4, 8, 16, 32, 64), goals: level(4, 8, 16, 32, 64)},
 		row{name: "crosscheck", title: "4 KiB random read, depth 32, with libiscsi's iscsi-perf as the client", load: perf, subjects: everyone(),
 			goals: []goal{atMost(cpu, 1.3, floor), atLeast(iops, 2.5, tgtd)}},
 	)
@@ -194,7 +194,17 @@ func digestRows() []row {
 // ladder is lunar with rising numbers of targets.
 func ladder(targets ...int) (s []subject) {
 	for _, n := range targets {
-		s = append(s, subject{kind: lunar, label: fmt.Sprintf("lunar, %d targets", n), targets: n, alone: true})
+		s = append(s, subject{kind: lunar, label: rung(n), targets: n, alone: true})
 	}
 	return s
+}
+
+func rung(targets int) string { return fmt.Sprintf("lunar, targets: %d", targets) }
+
+// level are the ladder's goals: from where every processor is busy, no rung is far below the best.
+func level(targets ...int) (g []goal) {
+	for _, n := range targets {
+		g = append(g, atLeast(iops, 0.9, bestPoint).of(rung(n)))
+	}
+	return g
 }

@@ -21,9 +21,9 @@ const (
 
 // Sizes of a row's files.
 const (
-	volumeSize  = 1 << 30 // one file; several targets have as much each up to wideTargets, above that together
-	wideTargets = 3
-	fillChunk   = 1 << 20
+	volumeSize = 1 << 30   // each file
+	smallSize  = 256 << 20 // of all files together of a server that is one of many of its kind in a row
+	fillChunk  = 1 << 20
 )
 
 // A volumes is the set of files that the benchmarks serve, made when first asked for.
@@ -33,15 +33,15 @@ type volumes struct {
 }
 
 // get returns n files filled with the client's pattern. Set 0 is shared by all servers of a row; a server that must not
-// share has a set of its own.
-func (v *volumes) get(m medium, set, n int) ([]string, error) {
+// share has a set of its own; small ones together have smallSize.
+func (v *volumes) get(m medium, set, n int, small bool) ([]string, error) {
 	dir := v.memDir
 	if m != memory {
 		dir = v.diskDir
 	}
 	size := int64(volumeSize)
-	if n > wideTargets {
-		size = volumeSize / int64(n)
+	if small {
+		size = smallSize / int64(n)
 	}
 	var files []string
 	for i := range n {

@@ -51,7 +51,7 @@ bench: build ## lunar beside its peers; the table goes to docs/bench/
 	go run ./test/bench
 
 bench-scale: build ## 1,000 targets and 10,000 sessions in one process
-	go run ./test/bench -scale
+	go run ./test/scale
 
 lint: check-go ## golangci-lint with .golangci.yml, built from its module on first use
 	go run $(GOLANGCI) run ./...

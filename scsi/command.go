@@ -46,7 +46,9 @@ type Command struct {
 	Nexus *NexusLU
 	// CDB is the host's memory, valid until the command has ended; at least as long as the operation
 	// code's group says.
-	CDB  []byte
+	CDB []byte
+	// Attr is the task attribute. Commands whose blocks overlap keep their order whatever it says; what ORDERED and HEAD
+	// OF QUEUE ask for beyond that is not applied.
 	Attr sam.TaskAttribute
 	// OutLen is the number of Data-Out bytes that the initiator will send, 0 if none.
 	OutLen uint32

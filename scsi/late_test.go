@@ -118,6 +118,10 @@ func TestLateRead(t *testing.T) {
 func TestAbortWaiting(t *testing.T) {
 	r := newRig(t, newTestStore(t, 1<<20), DiskConfig{})
 	r.st.hold = true
+	prepared := r.write(r.nx, 0, 8, 0)
+	if !r.lu.Prepare(prepared) || !r.lu.Abort(prepared) {
+		t.Fatal("a command that was only prepared did not end")
+	}
 	first := r.started(r.read(r.nx, 0, 8), atStore)
 	second := r.started(r.write(r.nx, 0, 8, 2), waiting)
 	third := r.started(r.read(r.nx, 4, 8), waiting)

@@ -310,6 +310,8 @@ func (lu *LU) drain() {
 // overlaps it, and every flush that covers it, waits behind it.
 func (lu *LU) Abort(c *Command) (ended bool) {
 	switch c.state {
+	case idle:
+		ended = true // prepared at most
 	case waiting, queued:
 		if c.state == queued {
 			lu.ready.remove(c)

@@ -131,7 +131,8 @@ func vpdLimits(lu *LU, _ *Command, b []byte) []byte {
 	b = append(b, make([]byte, 0x3c)...)
 	if lu.info.OptimalIO > 0 {
 		blocks := lu.info.OptimalIO >> lu.blockShift
-		if blocks > 0 && blocks <= int(lu.maxBlocks) {
+		// Linux complains of one that is no multiple of the physical block.
+		if blocks > 0 && blocks <= int(lu.maxBlocks) && blocks&(1<<lu.physShift-1) == 0 {
 			binary.BigEndian.PutUint32(b[12:], uint32(blocks)) // OPTIMAL TRANSFER LENGTH
 		}
 	}

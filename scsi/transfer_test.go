@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/backstore"
@@ -311,7 +312,7 @@ func TestFUA(t *testing.T) {
 		{backstore.CapFlush, cdb.Read12, []backstore.Op{backstore.Flush, backstore.Read}, 0},
 	} {
 		got, flags := ops(k.caps, k.code)
-		if fmt.Sprint(got) != fmt.Sprint(k.want) || flags != k.flags {
+		if !slices.Equal(got, k.want) || flags != k.flags {
 			t.Errorf("caps %x opcode %02Xh: %v flags %x, want %v flags %x", k.caps, k.code, got, flags, k.want, k.flags)
 		}
 	}

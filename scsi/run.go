@@ -244,7 +244,7 @@ func (lu *LU) untrack(c *Command) {
 	if c.Nexus != nil && c.state != inDoubt {
 		c.Nexus.pending--
 	}
-	c.state = idle
+	c.state, c.bounce = idle, nil
 	lu.release(c)
 }
 

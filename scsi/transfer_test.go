@@ -419,6 +419,12 @@ func TestBounce(t *testing.T) {
 	r.started(r.write(r.nx, 1, 1, 1), atStore)
 	r.started(r.write(r.nx, 2, 1, 2), waiting)
 	r.started(r.write(r.nx, 8, 1, 3), atStore)
+	late := r.started(r.write(r.nx, 33, 1, 4), atStore)
+	r.lu.Abort(late)
+	st.end(2)
+	if r.host.turn(); late.bounce != nil || len(st.held) != 2 {
+		t.Fatal("an aborted write kept its memory, or went on")
+	}
 	// Memory that is not aligned cannot go straight to the store.
 	st.info.Caps |= backstore.CapNoWaitRead
 	st.hold = false

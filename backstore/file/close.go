@@ -75,7 +75,7 @@ func (s *Store) Resize(_ context.Context, size int64) error {
 			return errOf("resize", err)
 		}
 		if size > now {
-			return bad(backstore.ClassRange, "the device has %d bytes, fewer than %d", now, size)
+			return bad(backstore.ClassUnsupported, "the device has %d bytes, fewer than %d; it has to grow first", now, size)
 		}
 	} else if err := s.grow(info.Size, size); err != nil {
 		return errOf("resize", fmt.Errorf("%s: %w", s.path, err))

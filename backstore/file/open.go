@@ -27,14 +27,14 @@ type config struct {
 	writethrough bool
 	shared       bool
 	readonly     bool
-	writer       bool // buffered writes always go to the writer where they may wait
+	writer       bool // buffered writes go to the writer where they may wait (writer.go)
 }
 
 // Driver returns the driver of the scheme "file".
 func Driver() backstore.Driver {
 	return backstore.Driver{
 		Scheme:  "file",
-		Help:    "file:///PATH?size=1G&thin=on&direct=off&cache=writeback|writethrough&shared=off&readonly=off&writer=off — a file (made if a size is given) or a block device",
+		Help:    "file:///PATH?size=1G&thin=on&direct=off&cache=writeback|writethrough&shared=off&readonly=off&writer=on — a file (made if a size is given) or a block device",
 		Options: []string{"size", "thin", "direct", "cache", "shared", "readonly", "writer"},
 		Open:    open,
 	}
@@ -80,7 +80,7 @@ func parse(u *backstore.URI, o backstore.Options) (c config, err error) {
 		name string
 		to   *bool
 		def  bool
-	}{{"thin", &c.thin, true}, {"direct", &c.direct, false}, {"shared", &c.shared, false}, {"readonly", &c.readonly, false}, {"writer", &c.writer, false}} {
+	}{{"thin", &c.thin, true}, {"direct", &c.direct, false}, {"shared", &c.shared, false}, {"readonly", &c.readonly, false}, {"writer", &c.writer, true}} {
 		if *b.to, err = u.Bool(b.name, b.def); err != nil {
 			return c, errClass(backstore.ClassUnsupported, "%w", err)
 		}
@@ -182,48 +182,67 @@ func existing(path string, st *unix.Stat_t, cfg config, warn func(string)) (int,
 }
 
 // create makes the file whole or not at all: it gets its name when it has its size and is on disk.
-func create(path string, cfg config, warn func(string)) (fd int, err error) {
-	dir := filepath.Dir(path)
-	named := false
-	fd, err = unix.Open(dir, openFlags(cfg)|unix.O_TMPFILE, createMode)
-	if err == unix.EOPNOTSUPP || err == unix.EISDIR {
-		named = true
-		fd, err = unix.Open(path, openFlags(cfg)|unix.O_CREAT|unix.O_EXCL, createMode)
-	}
-	if err == unix.EINVAL && cfg.direct {
-		return -1, errClass(backstore.ClassUnsupported, "%s: its file system has no direct I/O", path)
-	}
-	if err != nil {
-		return -1, &os.PathError{Op: "create", Path: path, Err: err}
-	}
-	defer func() {
+func create(path string, cfg config, warn func(string)) (int, error) {
+	fd, err := unix.Open(filepath.Dir(path), openFlags(cfg)|unix.O_TMPFILE, createMode)
+	switch err {
+	case nil:
+		err = fill(fd, path, cfg, warn)
 		if err == nil {
-			return
+			err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
 		}
-		if named {
-			err = errors.Join(err, unix.Unlink(path))
-		}
-		err = errors.Join(&os.PathError{Op: "create", Path: path, Err: err}, unix.Close(fd))
-	}()
-	if err = lock(fd, path, cfg, warn); err != nil {
-		return -1, err
+		return created(fd, path, err)
+	case unix.EOPNOTSUPP, unix.EISDIR:
+		return createNamed(path, cfg, warn)
+	}
+	return -1, createError(path, cfg, err)
+}
+
+// createNamed is for file systems without O_TMPFILE: the file has its name from the start, and loses it
+// when it cannot be finished.
+func createNamed(path string, cfg config, warn func(string)) (int, error) {
+	fd, err := unix.Open(path, openFlags(cfg)|unix.O_CREAT|unix.O_EXCL, createMode)
+	if err != nil {
+		return -1, createError(path, cfg, err)
+	}
+	if err = fill(fd, path, cfg, warn); err != nil {
+		err = errors.Join(err, unix.Unlink(path))
+	}
+	return created(fd, path, err)
+}
+
+func createError(path string, cfg config, err error) error {
+	if err == unix.EINVAL && cfg.direct {
+		return errClass(backstore.ClassUnsupported, "%s: its file system has no direct I/O", path)
+	}
+	return &os.PathError{Op: "create", Path: path, Err: err}
+}
+
+// fill locks a new file and gives it its size.
+func fill(fd int, path string, cfg config, warn func(string)) error {
+	if err := lock(fd, path, cfg, warn); err != nil {
+		return err
 	}
 	if cfg.thin {
-		err = unix.Ftruncate(fd, cfg.size)
+		if err := unix.Ftruncate(fd, cfg.size); err != nil {
+			return err
+		}
 	} else if e := fallocate(fd, 0, 0, cfg.size); e != 0 {
-		err = e
+		return e
 	}
+	return unix.Fsync(fd)
+}
+
+// created ends a creation: the name is made durable, or the descriptor is closed for err.
+func created(fd int, path string, err error) (int, error) {
 	if err == nil {
-		err = unix.Fsync(fd)
+		if err = syncDir(filepath.Dir(path)); err != nil {
+			err = errors.Join(err, unix.Unlink(path))
+		}
 	}
-	if err == nil && !named {
-		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
-		named = err == nil
+	if err != nil {
+		return -1, &os.PathError{Op: "create", Path: path, Err: errors.Join(err, unix.Close(fd))}
 	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	return fd, err
+	return fd, nil
 }
 
 func syncDir(dir string) error {

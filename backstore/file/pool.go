@@ -13,8 +13,9 @@ const idleTime = 10 * time.Second
 // A pool is a bounded set of goroutines that run requests in the order in which they were put.
 // Workers are started as they are needed and leave when they have been idle.
 type pool struct {
-	run func(*backstore.Request)
-	max int
+	run  func(*backstore.Request)
+	max  int
+	stay time.Duration // how long a worker without work stays
 
 	mu      sync.Mutex
 	head    *backstore.Request // linked by Next
@@ -26,7 +27,7 @@ type pool struct {
 }
 
 func newPool(workers int, run func(*backstore.Request)) *pool {
-	return &pool{run: run, max: workers, wake: make(chan struct{}, workers)}
+	return &pool{run: run, max: workers, stay: idleTime, wake: make(chan struct{}, workers)}
 }
 
 // put queues r and sees to it that somebody runs it. From any goroutine.
@@ -64,7 +65,7 @@ func (p *pool) kick() {
 }
 
 func (p *pool) work() {
-	timer := time.NewTimer(idleTime)
+	timer := time.NewTimer(p.stay)
 	defer timer.Stop()
 	for {
 		p.mu.Lock()
@@ -96,7 +97,7 @@ func (p *pool) work() {
 		}
 		p.idle++
 		p.mu.Unlock()
-		timer.Reset(idleTime)
+		timer.Reset(p.stay)
 		select {
 		case <-p.wake:
 			continue

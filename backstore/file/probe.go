@@ -155,7 +155,7 @@ func (s *Store) probeDevice(i *backstore.Info, rdev uint64) error {
 		i.Caps |= backstore.CapDiscard
 		i.DiscardGranularity = max(sysNumber(filepath.Join(queue, "discard_granularity")), int64(logical))
 	}
-	s.write = wayNoWait
+	s.write = wayWriter // buffered writes to devices answer RWF_NOWAIT with EOPNOTSUPP
 	s.read = s.probeNoWait()
 	return nil
 }

@@ -12,13 +12,21 @@ import (
 )
 
 // places are the directories that tests run in: the one for temporary files (a disk's file system, mostly) and
-// memory, if there is one.
+// memory, if there is one; LUNAR_TEST_DIRS (separated by colons) adds others, for file systems that this machine has not by chance.
 func places(t testing.TB) map[string]string {
 	t.Helper()
 	dirs := map[string]string{"disk": t.TempDir()}
 	if shm, err := os.MkdirTemp("/dev/shm", "lunar-file-test"); err == nil {
 		t.Cleanup(func() { os.RemoveAll(shm) })
 		dirs["shm"] = shm
+	}
+	for i, d := range filepath.SplitList(os.Getenv("LUNAR_TEST_DIRS")) {
+		dir, err := os.MkdirTemp(d, "lunar-file-test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		dirs[fmt.Sprintf("dir%d", i)] = dir
 	}
 	return dirs
 }
@@ -46,7 +54,7 @@ func tryURI(uri string) (*Store, error) {
 
 func TestStore(t *testing.T) {
 	for place, dir := range places(t) {
-		for _, opts := range []string{"", "thin=off", "direct=on", "cache=writethrough", "writer=on", "shared=on"} {
+		for _, opts := range []string{"", "thin=off", "direct=on", "cache=writethrough", "writer=off", "shared=on"} {
 			if place == "shm" && opts != "" && opts != "thin=off" {
 				continue
 			}
@@ -67,6 +75,28 @@ func TestStore(t *testing.T) {
 						return openURI(t, "file://"+path+"?readonly&"+opts)
 					},
 				})
+			})
+		}
+	}
+}
+
+// LUNAR_TEST_DEVICES (separated by colons) names block devices of at least 4 MiB that may be overwritten; the
+// suite runs over them too. It needs the right to open them, so it is for hand.
+func TestDevices(t *testing.T) {
+	for _, dev := range filepath.SplitList(os.Getenv("LUNAR_TEST_DEVICES")) {
+		for _, opts := range []string{"", "direct=on", "cache=writethrough"} {
+			t.Run(filepath.Base(dev)+opts, func(t *testing.T) {
+				backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
+					st := openURI(t, "file://"+dev+"?"+opts)
+					if got := st.Info().Size; got != size {
+						t.Fatalf("%s has %d bytes; the suite wants one of %d", dev, got, size)
+					}
+					h := backstoretest.NewHarness(t, st, false)
+					if err := h.Do(&backstore.Request{Op: backstore.WriteZeroes, Len: size}); err != nil {
+						t.Fatal(err)
+					}
+					return st
+				}, backstoretest.Options{Reopen: func(t *testing.T) backstore.Store { return openURI(t, "file://"+dev+"?"+opts) }})
 			})
 		}
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	randomSteps = 3000
+	randomSteps = 1500
 	maxParallel = 24
 	maxLen      = 96 << 10
 )

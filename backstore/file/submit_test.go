@@ -151,11 +151,18 @@ func TestFlushWhenClean(t *testing.T) {
 		t.Errorf("a second flush: outcome %d, want Done", out)
 	}
 	h.Write(0, make([]byte, 512), 0)
-	if out := h.Start(&backstore.Request{Op: backstore.Flush}); out != backstore.Pending && !st.mem {
+	r := &backstore.Request{Op: backstore.Flush}
+	if out := h.Start(r); out != backstore.Pending && !st.mem {
 		t.Errorf("a flush behind a write: outcome %d, want Pending", out)
 	}
 	h.Kick()
+	if h.Wait(); r.Err != nil {
+		t.Error(r.Err)
+	}
 	h.Write(0, make([]byte, 512), backstore.FUA)
+	if out := h.Start(&backstore.Request{Op: backstore.Flush}); out != backstore.Done {
+		t.Errorf("a flush behind a durable write: outcome %d, want Done", out)
+	}
 }
 
 func TestErrnoClasses(t *testing.T) {

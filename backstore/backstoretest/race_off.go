@@ -1,0 +1,5 @@
+//go:build !race
+
+package backstoretest
+
+const raceDetector = false

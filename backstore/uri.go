@@ -2,6 +2,7 @@ package backstore
 
 import (
 	"fmt"
+	"math"
 	"net/url"
 	"sort"
 	"strconv"
@@ -131,12 +132,12 @@ func ParseSize(s string) (int64, error) {
 			digits, shift = s[:n-1], 10*(i+1)
 		}
 	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < 0 {
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil {
 		return 0, fmt.Errorf("%q is no size: want bytes, or a number with K, M, G, T, P or E", s)
 	}
-	if n > (1<<63-1)>>shift {
+	if n > math.MaxInt64>>shift {
 		return 0, fmt.Errorf("%q is more than 2^63-1 bytes", s)
 	}
-	return n << shift, nil
+	return int64(n << shift), nil
 }

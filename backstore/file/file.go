@@ -40,7 +40,8 @@ type Store struct {
 	info atomic.Pointer[backstore.Info] // replaced by Resize and by what an attempt has taught
 
 	// Of the goroutine that submits.
-	engine  *engine // of the loop, while attached and it has a ring
+	loop    backstore.Loop // while attached and the ring has not been asked for
+	engine  *engine        // of the loop, from the first request for it
 	read    way
 	write   way
 	kickRun bool // the writer has something since the last Kick
@@ -243,6 +244,9 @@ func (s *Store) submitWrite(r *backstore.Request) backstore.Outcome {
 // toRing puts r, of which done bytes have been moved, into the loop's ring, or gives it to the workers.
 func (s *Store) toRing(r *backstore.Request, done int) backstore.Outcome {
 	s.inFlight.Add(1)
+	if s.loop != nil {
+		s.findEngine()
+	}
 	if s.engine == nil || !s.engine.start(s, r, done) {
 		s.workers.put(r)
 	}
@@ -266,30 +270,36 @@ func (s *Store) Kick() {
 	}
 }
 
-// Attach makes the store use the loop's io_uring, which the first file store of a loop makes. Without one
-// it goes on with workers.
+// Attach makes the store use the loop's io_uring, which the first request that wants it makes: a loop whose
+// disks are idle or in memory has none.
 func (s *Store) Attach(l backstore.Loop) error {
-	if s.mem {
-		return nil // what waits here (discards) is rare
-	}
-	c, err := l.Shared(engineKey{}, newEngine)
-	if err != nil {
-		return &backstore.Error{Class: backstore.ClassInternal, Op: "attach", Cause: err}
-	}
-	e := c.(*engine)
-	if e.ring == nil {
-		if !e.said {
-			e.said = true
-			s.warn("files are served by worker threads: " + e.err.Error())
-		}
-		return nil
-	}
-	s.engine = e
+	s.loop = l
 	return nil
 }
 
 // Detach ends the use of the loop's ring.
-func (s *Store) Detach() { s.engine = nil }
+func (s *Store) Detach() { s.loop, s.engine = nil, nil }
+
+// findEngine looks for the loop's ring, once. Without one the store goes on with workers.
+func (s *Store) findEngine() {
+	l := s.loop
+	s.loop = nil
+	if s.mem {
+		return // what waits here (discards, allocation) is nothing for a ring
+	}
+	c, err := l.Shared(engineKey{}, newEngine)
+	if err != nil {
+		s.warn("files are served by worker threads: " + err.Error())
+		return
+	}
+	e := c.(*engine)
+	if e.ring != nil {
+		s.engine = e
+	} else if !e.said {
+		e.said = true
+		s.warn("files are served by worker threads: " + e.err.Error())
+	}
+}
 
 // finish ends a pending request.
 func (s *Store) finish(r *backstore.Request, err error) {

@@ -275,7 +275,7 @@ func newStore(fd int, path string, cfg config, warn func(string)) (*Store, error
 		return nil, errClass(backstore.ClassRange, "%s has %d bytes, no multiple of %d, which direct=on asks for", path, info.Size, info.BlockSize)
 	}
 	s.info.Store(info)
-	s.pace.start = time.Now().Add(-2 * calm)
+	s.pace.start = time.Now().Add(-2 * calm) // no write has been slow for long
 	s.writer = newPool(1, s.runWriter)
 	s.workers = newPool(maxWorkers, s.run)
 	// What a process before us wrote and did not flush counts as ours.

@@ -17,6 +17,10 @@ func attached(t *testing.T, l backstore.Loop, name string) (*Store, bool) {
 	if err := st.Attach(l); err != nil {
 		t.Fatal(err)
 	}
+	if st.engine != nil {
+		t.Error("a ring was made before there was a request for it")
+	}
+	st.findEngine()
 	if st.engine == nil {
 		closeNow(t, st)
 		return nil, false
@@ -85,6 +89,7 @@ func TestRingRefuses(t *testing.T) {
 	h := backstoretest.NewHarness(t, openURI(t, "file://"+t.TempDir()+"/d.img?size=4M"), true)
 	defer h.Loop.Close()
 	st := h.Store.(*Store)
+	h.Write(0, make([]byte, 512), backstore.FUA)
 	if st.engine != nil {
 		fd := st.engine.ring.fd
 		st.engine.ring.fd = -1

@@ -1,0 +1,314 @@
+package nbd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/backstore/backstoretest"
+	"github.com/lunar-iscsi/lunar/test/deps"
+)
+
+// A process is a server that a test has started.
+type process struct {
+	t    testing.TB
+	cmd  *exec.Cmd
+	out  bytes.Buffer
+	done chan struct{}
+}
+
+func startProcess(t testing.TB, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &p.out, &p.out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.done)
+		cmd.Wait() // killed, so its status says nothing
+	}()
+	t.Cleanup(p.kill)
+	return p
+}
+
+func (p *process) kill() {
+	p.cmd.Process.Kill() // fails only when it has ended
+	<-p.done
+}
+
+// nbdkit starts nbdkit on a unix socket in dir and returns when it listens. words are filters (by --filter=NAME),
+// the plugin (by plugin=NAME) and what belongs to them.
+func nbdkit(t testing.TB, dir string, words ...string) *process {
+	t.Helper()
+	tool := deps.Find(t, "nbdkit")
+	// nbdkit writes its number when it listens; a pipe tells when.
+	ready := filepath.Join(t.TempDir(), "ready")
+	if err := unix.Mkfifo(ready, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := os.OpenFile(ready, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	args := []string{"-f", "-P", ready, "-U", filepath.Join(dir, "s")}
+	for _, w := range words {
+		if name, ok := cut(w, "--filter="); ok {
+			w = "--filter=" + tool.NBDKitFilter(name)
+		} else if name, ok := cut(w, "plugin="); ok {
+			w = tool.NBDKitPlugin(name)
+		}
+		args = append(args, w)
+	}
+	p := startProcess(t, tool.Command(context.Background(), args...))
+	go func() {
+		<-p.done
+		pipe.SetReadDeadline(time.Unix(1, 0)) // it died: do not wait on; an error says that we did not
+	}()
+	pipe.SetReadDeadline(time.Now().Add(limit))
+	if _, err := pipe.Read(make([]byte, 16)); err != nil {
+		p.kill()
+		t.Fatalf("nbdkit %v: %v: %s", args, err, p.out.String())
+	}
+	return p
+}
+
+func cut(s, prefix string) (string, bool) {
+	if len(s) < len(prefix) || s[:len(prefix)] != prefix {
+		return "", false
+	}
+	return s[len(prefix):], true
+}
+
+func socketURI(dir, opts string) string {
+	return "nbd+unix:///?socket=" + filepath.Join(dir, "s") + opts
+}
+
+func openStore(t testing.TB, uri string) backstore.Store {
+	t.Helper()
+	u, err := backstore.ParseURI(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := backstore.NewRegistry(Drivers()...).Open(context.Background(), u, backstore.Options{Warn: func(w string) { t.Log(w) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func bytesOf(size int64) string { return "size=" + strconv.FormatInt(size, 10) }
+
+func TestConformanceServer(t *testing.T) {
+	for _, network := range []string{"unix", "tcp"} {
+		for _, simple := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/simple=%v", network, simple), func(t *testing.T) {
+				make := func(t *testing.T, size int64, more uint16) backstore.Store {
+					s := newServer(t, network)
+					s.simple, s.data, s.min = simple, make([]byte, size), 512
+					s.flags |= tfMultiConn | more
+					return openStore(t, s.start().uri(""))
+				}
+				backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store { return make(t, size, 0) },
+					backstoretest.Options{
+						OpenReadOnly: func(t *testing.T, size int64) backstore.Store { return make(t, size, tfReadOnly) },
+						Allocates:    true, // the server of the test does
+					})
+			})
+		}
+	}
+}
+
+func TestConformanceNBDKit(t *testing.T) {
+	deps.Find(t, "nbdkit")
+	t.Run("memory", func(t *testing.T) {
+		backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
+			dir := t.TempDir()
+			nbdkit(t, dir, "plugin=memory", bytesOf(size))
+			return openStore(t, socketURI(dir, ""))
+		}, backstoretest.Options{OpenReadOnly: func(t *testing.T, size int64) backstore.Store {
+			dir := t.TempDir()
+			nbdkit(t, dir, "-r", "plugin=memory", bytesOf(size))
+			return openStore(t, socketURI(dir, ""))
+		}})
+	})
+	t.Run("file", func(t *testing.T) {
+		var dir string
+		backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
+			dir = t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "d"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(filepath.Join(dir, "d"), size); err != nil {
+				t.Fatal(err)
+			}
+			nbdkit(t, dir, "--filter=blocksize-policy", "plugin=file", filepath.Join(dir, "d"),
+				"blocksize-minimum=4096", "blocksize-preferred=4096", "blocksize-maximum=256K", "blocksize-error-policy=error")
+			return openStore(t, socketURI(dir, ""))
+		}, backstoretest.Options{Reopen: func(t *testing.T) backstore.Store { return openStore(t, socketURI(dir, "")) }})
+	})
+	t.Run("delay", func(t *testing.T) {
+		backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
+			dir := t.TempDir()
+			nbdkit(t, dir, "--filter=delay", "plugin=memory", bytesOf(size), "rdelay=1ms", "wdelay=1ms")
+			return openStore(t, socketURI(dir, ""))
+		})
+	})
+}
+
+func TestConformanceQemu(t *testing.T) {
+	tool := deps.Find(t, "qemu-nbd")
+	var dir string
+	backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
+		dir = t.TempDir()
+		image := filepath.Join(dir, "d")
+		if err := os.WriteFile(image, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(image, size); err != nil {
+			t.Fatal(err)
+		}
+		p := startProcess(t, tool.Command(context.Background(), "-t", "-e", "8", "-k", filepath.Join(dir, "s"), "-f", "raw", "--discard=unmap", image))
+		u, err := backstore.ParseURI(socketURI(dir, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// It does not tell when it listens.
+		for deadline := time.Now().Add(limit); ; {
+			st, err := open(context.Background(), u, backstore.Options{Warn: func(w string) { t.Log(w) }})
+			if err == nil {
+				return st
+			}
+			select {
+			case <-p.done:
+				t.Fatalf("qemu-nbd: %s", p.out.String())
+			default:
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+	}, backstoretest.Options{Reopen: func(t *testing.T) backstore.Store { return openStore(t, socketURI(dir, "")) }})
+}
+
+// The error filter's EIO reaches the request with its class, and only while its trigger is there.
+func TestNBDKitErrors(t *testing.T) {
+	dir := t.TempDir()
+	trigger := filepath.Join(dir, "trigger")
+	nbdkit(t, dir, "--filter=error", "plugin=memory", bytesOf(1<<20), "error=ENOSPC", "error-rate=100%", "error-file="+trigger)
+	h := openURI(t, socketURI(dir, ""), newTestLoop(t))
+	h.must(write(0, fill(4096, 1)))
+	if err := os.WriteFile(trigger, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	classIs(t, h.do(write(0, fill(4096, 2))), backstore.ClassNoSpace)
+	err := h.do(read(0, 4096))
+	classIs(t, err, backstore.ClassNoSpace)
+	var se *ServerError
+	if !errors.As(err, &se) || se.Errno != nbdENOSPC {
+		t.Fatal(err)
+	}
+	if err := os.Remove(trigger); err != nil {
+		t.Fatal(err)
+	}
+	r := read(0, 4096)
+	if h.must(r); !bytes.Equal(r.Buf, fill(4096, 1)) {
+		t.Fatal("a refused write is there")
+	}
+	if err := h.close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// nbdkit is killed with writes in flight and started again: nothing acknowledged is lost, nothing fails.
+func TestNBDKitKilled(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "d")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const size, block = 4 << 20, 16 << 10
+	if err := os.Truncate(image, size); err != nil {
+		t.Fatal(err)
+	}
+	run := func(words ...string) *process {
+		os.Remove(filepath.Join(dir, "s")) // of the one that was killed
+		return nbdkit(t, dir, append(append([]string{"--filter=delay"}, "plugin=file", image), words...)...)
+	}
+	p := run("wdelay=30")
+	h := openURI(t, socketURI(dir, "&restart=safe"), newTestLoop(t))
+	var rs []*backstore.Request
+	for i := range size / block {
+		rs = append(rs, write(int64(i)*block, fill(block, byte(i+1))))
+	}
+	d := h.submit(rs...) // none is answered: each is delayed for 30 s
+	p.kill()
+	run("wdelay=0")
+	for range rs {
+		if r := h.wait(d); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	h.must(flush())
+	got, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range size / block {
+		if !bytes.Equal(got[i*block:(i+1)*block], fill(block, byte(i+1))) {
+			t.Fatalf("write %d is not there", i)
+		}
+	}
+	if err := h.close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNBDKitUnknownExport(t *testing.T) {
+	dir := t.TempDir()
+	nbdkit(t, dir, "plugin=file", "dir="+dir)
+	_, err := tryOpen(t, "nbd+unix:///nope?socket="+filepath.Join(dir, "s"), nil)
+	classIs(t, err, backstore.ClassNotFound)
+}
+
+// BenchmarkNBDKit drives nbdkit's memory disk; an operation is a request.
+func BenchmarkNBDKit(b *testing.B) {
+	for _, conns := range []int{1, 2, 4} {
+		for _, depth := range []int{1, 32} {
+			b.Run(fmt.Sprintf("read4k/connections%d/depth%d", conns, depth), func(b *testing.B) {
+				dir := b.TempDir()
+				nbdkit(b, dir, "plugin=memory", bytesOf(64<<20))
+				h := openURI(b, socketURI(dir, "&connections="+strconv.Itoa(conns)), newTestLoop(b))
+				w := newRound(h, depth, backstore.Read, 4096, 0)
+				w.run()
+				var before, after syscall.Rusage
+				syscall.Getrusage(syscall.RUSAGE_SELF, &before)
+				b.ResetTimer()
+				for i := 0; i < b.N; i += depth {
+					w.run()
+				}
+				b.StopTimer()
+				syscall.Getrusage(syscall.RUSAGE_SELF, &after)
+				cpu := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "io/s")
+				b.ReportMetric(float64(cpu.Nanoseconds())/1e3/float64(b.N), "cpu-µs/op")
+				if err := h.close(); err != nil {
+					b.Fatal(err)
+				}
+			})
+		}
+	}
+}

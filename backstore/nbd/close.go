@@ -16,9 +16,6 @@ func (s *Store) Close(ctx context.Context) error {
 	}
 	s.closing = true
 	idle := s.whenIdle()
-	if idle != nil {
-		s.start()
-	}
 	s.mu.Unlock()
 	end := make(chan error, 1)
 	go func() { end <- s.wind(idle) }()
@@ -65,8 +62,8 @@ func (s *Store) lastFlush() error {
 		return &backstore.Error{Class: backstore.ClassOffline, Op: "close", Cause: errAway}
 	}
 	r := &backstore.Request{Op: backstore.Flush, C: make(signal, 1)}
-	s.begin(r)
 	s.start()
+	s.begin(r)
 	s.sendAll()
 	s.unlock()
 	<-r.C.(signal)

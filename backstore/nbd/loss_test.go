@@ -67,21 +67,25 @@ func TestDeath(t *testing.T) {
 // Many requests in flight survive a server that is killed and started again.
 func TestRestartUnderLoad(t *testing.T) {
 	everyWay(t, func(t *testing.T, s *server, loop *testLoop) {
-		h := openURI(t, s.start().uri("&restart=safe"), loop)
 		var n atomic.Int32
+		stopped := make(chan struct{})
 		s.answer = func(c *srvConn, q srvRequest) bool {
 			if n.Add(1) == 40 {
-				go s.stop()
+				go func() {
+					s.stop()
+					close(stopped)
+				}()
 				return true // and the request is lost
 			}
 			return false
 		}
+		h := openURI(t, s.start().uri("&restart=safe"), loop)
 		var rs []*backstore.Request
 		for i := range 128 {
 			rs = append(rs, write(int64(i)*8192, fill(8192, byte(i+1))))
 		}
 		d := h.submit(rs...)
-		s.wg.Wait()
+		<-stopped
 		s.start()
 		for range rs {
 			if r := h.wait(d); r.Err != nil {
@@ -177,11 +181,12 @@ func TestDoubtfulWrite(t *testing.T) {
 	if got := h.wait(d); got != w || got.Err != nil {
 		t.Fatalf("%v: %v", got.Op, got.Err)
 	}
-	if !bytes.Equal(s.data[:512], w.Buf) {
-		t.Fatal("the write is not there")
-	}
 	if err := h.close(); err != nil {
 		t.Fatal(err)
+	}
+	s.stop()
+	if !bytes.Equal(s.data[:512], w.Buf) {
+		t.Fatal("the write is not there")
 	}
 }
 
@@ -418,4 +423,32 @@ func TestOtherExport(t *testing.T) {
 	s.start()
 	h.untilBack()
 	h.close()
+}
+
+// A flush that a successor has answered, after the loss of a connection that held unflushed writes, goes again to one
+// that can vouch for them.
+func TestFlushOnSuccessor(t *testing.T) {
+	s, old := bare(t, true)
+	next := newConn(s, 1, -1, true)
+	next.era = 1
+	s.conns = append(s.conns, next)
+	s.acked = 1
+	s.cur, s.burst = next, 0
+	f := flush()
+	s.begin(f)
+	sendBare(next)
+	s.suspect, s.askEra, s.lostMark = true, 0, 1
+	if err := next.feed(chunk(s.slots[f.Slot].cookie, 1, chunkNone, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if s.done.n != 0 || s.slots[f.Slot].c != old || !s.suspect {
+		t.Fatalf("%d ended, suspect %v", s.done.n, s.suspect)
+	}
+	sendBare(old)
+	if err := old.feed(chunk(s.slots[f.Slot].cookie, 1, chunkNone, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if s.done.n != 1 || f.Err != nil || s.suspect {
+		t.Fatalf("%d ended, %v, suspect %v", s.done.n, f.Err, s.suspect)
+	}
 }

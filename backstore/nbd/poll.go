@@ -31,6 +31,9 @@ func (p *poller) open() error {
 		return os.NewSyscallError("epoll_create1", err)
 	}
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err == nil {
+		err = unix.SetNonblock(set, true) // else the runtime would not poll it for the pump
+	}
 	if err != nil {
 		closeFd(set)
 		return os.NewSyscallError("eventfd", err)
@@ -45,7 +48,9 @@ func (p *poller) open() error {
 }
 
 func (p *poller) close() {
-	closeFd(p.set)
+	if !p.pumping { // the pump has closed it
+		closeFd(p.set)
+	}
 	closeFd(p.wake)
 }
 
@@ -139,30 +144,21 @@ func (s *Store) arm(c *conn) {
 	}
 }
 
-// start makes sure that somebody waits for the sockets.
+// start makes sure that somebody waits for the sockets. Called before a request is begun.
 func (s *Store) start() {
 	if s.loop != nil || s.pumping || s.released {
 		return
 	}
+	s.pumping = true
+	s.wg.Add(1)
+	go s.pump(os.NewFile(uintptr(s.set), "nbd"))
 	for _, c := range s.conns {
 		if c != nil {
 			if err := s.watch(c); err != nil {
-				c.noSend, c.unproven = true, true
-				s.remark("watching the socket: %v", err)
+				s.lost(c, true, err) // nothing was ever sent on it
 			}
 		}
 	}
-	fd, err := unix.FcntlInt(uintptr(s.set), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		err = unix.SetNonblock(fd, true) // else the runtime would not poll it
-	}
-	if err != nil {
-		s.remark("no goroutine for the sockets: %v", os.NewSyscallError("fcntl", err))
-		return
-	}
-	s.pumping = true
-	s.wg.Add(1)
-	go s.pump(os.NewFile(uintptr(fd), "nbd"))
 }
 
 // pump is the store's own goroutine, which takes the place of a loop. The epoll set is itself in the

@@ -177,8 +177,8 @@ func (s *Store) submit(r *backstore.Request) backstore.Outcome {
 		r.Err = &backstore.Error{Class: backstore.ClassBusy, Op: r.Op.String(), Off: r.Off, Cause: errInFlight}
 		return backstore.Done
 	}
-	s.begin(r)
 	s.start()
+	s.begin(r)
 	return backstore.Pending
 }
 

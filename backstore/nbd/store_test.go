@@ -450,3 +450,44 @@ func TestNothingLeaks(t *testing.T) {
 		}
 	}
 }
+
+// What is asked for is what is on the wire.
+func TestWire(t *testing.T) {
+	s := newServer(t, "unix")
+	got := make(chan srvRequest, 8)
+	s.answer = func(c *srvConn, q srvRequest) bool {
+		got <- q
+		return false
+	}
+	h := openURI(t, s.start().uri(""), nil)
+	defer h.close()
+	type wire struct {
+		cmd, flags uint16
+		off        uint64
+		n          uint32
+	}
+	for _, tc := range []struct {
+		r    backstore.Request
+		want []wire
+	}{
+		{backstore.Request{Op: backstore.Read, Off: 8, Len: 8, Buf: make([]byte, 8)}, []wire{{cmdRead, 0, 8, 8}}},
+		{backstore.Request{Op: backstore.Read, Off: 8, Len: 8, Buf: make([]byte, 8), Flags: backstore.FUA | backstore.DPO}, []wire{{cmdFlush, 0, 0, 0}, {cmdRead, 0, 8, 8}}},
+		{backstore.Request{Op: backstore.Write, Off: 8, Len: 8, Buf: make([]byte, 8)}, []wire{{cmdWrite, 0, 8, 8}}},
+		{backstore.Request{Op: backstore.Write, Off: 8, Len: 8, Buf: make([]byte, 8), Flags: backstore.FUA}, []wire{{cmdWrite, cfFUA, 8, 8}}},
+		{backstore.Request{Op: backstore.Discard, Off: 8, Len: 8}, []wire{{cmdTrim, 0, 8, 8}}},
+		{backstore.Request{Op: backstore.Discard, Off: 8, Len: 8, Flags: backstore.FUA}, []wire{{cmdTrim, cfFUA, 8, 8}}},
+		{backstore.Request{Op: backstore.WriteZeroes, Off: 8, Len: 8}, []wire{{cmdWriteZeroes, 0, 8, 8}}},
+		{backstore.Request{Op: backstore.WriteZeroes, Off: 8, Len: 8, Flags: backstore.FUA | backstore.KeepAllocated}, []wire{{cmdWriteZeroes, cfFUA | cfNoHole, 8, 8}}},
+		{backstore.Request{Op: backstore.Flush}, []wire{{cmdFlush, 0, 0, 0}}},
+	} {
+		h.must(&tc.r)
+		for _, w := range tc.want {
+			if q := <-got; (wire{q.cmd, q.flags, q.off, q.n}) != w {
+				t.Errorf("%v with flags %b: %+v on the wire, want %+v", tc.r.Op, tc.r.Flags, q, w)
+			}
+		}
+		if len(got) != 0 {
+			t.Errorf("%v: more on the wire than it is", tc.r.Op)
+		}
+	}
+}

@@ -8,9 +8,7 @@ import (
 	"github.com/lunar-iscsi/lunar/backstore"
 )
 
-// The race detector allocates, so there allocations are not counted.
-const raceDetector = false
-
+// The race detector allocates, so this is not built with it.
 func TestNoAllocations(t *testing.T) {
 	for _, looped := range []bool{true, false} {
 		var loop *testLoop

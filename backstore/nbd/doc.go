@@ -27,7 +27,9 @@
 // A request that fails must never be applied afterwards, and one that is sent again must not meet its first
 // copy (backstore, rules 6 and 7). So the driver asks of every lost connection whether the server's end of it
 // is known to be gone: it has closed it (an end of file, or any end of a unix socket). A time-out, a reset
-// that any box on the way may have sent, or a connection that we gave up on, proves nothing.
+// that any box on the way may have sent, or a connection that we gave up on, proves nothing. (The proof is as
+// good as the server: one that closes a connection before it has dealt with what came on it, or whose engine
+// goes on without it, is believed all the same; no word of the protocol tells.)
 //
 // What was in flight waits and is sent again, on another connection or after reconnecting (which is tried for
 // ever, with growing pauses). It stays pending throughout, so the LU lets no overlapping request pass. Once

@@ -139,7 +139,7 @@ func TestConformanceNBDKit(t *testing.T) {
 			dir := t.TempDir()
 			nbdkit(t, dir, "plugin=memory", bytesOf(size))
 			return openStore(t, socketURI(dir, ""))
-		}, backstoretest.Options{Allocates: raceDetector, OpenReadOnly: func(t *testing.T, size int64) backstore.Store {
+		}, backstoretest.Options{OpenReadOnly: func(t *testing.T, size int64) backstore.Store {
 			dir := t.TempDir()
 			nbdkit(t, dir, "-r", "plugin=memory", bytesOf(size))
 			return openStore(t, socketURI(dir, ""))
@@ -158,14 +158,14 @@ func TestConformanceNBDKit(t *testing.T) {
 			nbdkit(t, dir, "--filter=blocksize-policy", "plugin=file", filepath.Join(dir, "d"),
 				"blocksize-minimum=4096", "blocksize-preferred=4096", "blocksize-maximum=256K", "blocksize-error-policy=error")
 			return openStore(t, socketURI(dir, ""))
-		}, backstoretest.Options{Allocates: raceDetector, Reopen: func(t *testing.T) backstore.Store { return openStore(t, socketURI(dir, "")) }})
+		}, backstoretest.Options{Reopen: func(t *testing.T) backstore.Store { return openStore(t, socketURI(dir, "")) }})
 	})
 	t.Run("delay", func(t *testing.T) {
 		backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
 			dir := t.TempDir()
 			nbdkit(t, dir, "--filter=delay", "plugin=memory", bytesOf(size), "rdelay=1ms", "wdelay=1ms")
 			return openStore(t, socketURI(dir, ""))
-		}, backstoretest.Options{Allocates: raceDetector})
+		})
 	})
 }
 
@@ -201,7 +201,7 @@ func TestConformanceQemu(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-	}, backstoretest.Options{Allocates: raceDetector, Reopen: func(t *testing.T) backstore.Store { return openStore(t, socketURI(dir, "")) }})
+	}, backstoretest.Options{Reopen: func(t *testing.T) backstore.Store { return openStore(t, socketURI(dir, "")) }})
 }
 
 // The error filter's EIO reaches the request with its class, and only while its trigger is there.

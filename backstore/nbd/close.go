@@ -6,8 +6,8 @@ import (
 	"github.com/lunar-iscsi/lunar/backstore"
 )
 
-// Close flushes, says good-bye to the server and releases everything, when the requests in flight have ended.
-// When ctx ends first, the store lives on until they have.
+// Close flushes, says good-bye to the server and releases everything, when the requests in flight have ended and
+// the store is attached to no loop. When ctx ends first, the store lives on until both are so.
 func (s *Store) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closing {
@@ -16,9 +16,13 @@ func (s *Store) Close(ctx context.Context) error {
 	}
 	s.closing = true
 	idle := s.whenIdle()
+	if s.loop != nil {
+		s.detached = make(chan struct{})
+	}
+	detached := s.detached
 	s.mu.Unlock()
 	end := make(chan error, 1)
-	go func() { end <- s.wind(idle) }()
+	go func() { end <- s.wind(idle, detached) }()
 	select {
 	case err := <-end:
 		return err
@@ -36,10 +40,13 @@ func (s *Store) whenIdle() chan struct{} {
 	return s.idle
 }
 
-// wind waits for the last request, flushes and releases.
-func (s *Store) wind(idle chan struct{}) error {
-	if idle != nil {
-		<-idle
+// wind waits for the last request and for the loop to let go, flushes and releases. Either channel may be nil, with
+// nothing to wait for.
+func (s *Store) wind(idle, detached chan struct{}) error {
+	for _, c := range []chan struct{}{idle, detached} {
+		if c != nil {
+			<-c
+		}
 	}
 	err := s.lastFlush()
 	s.release()

@@ -98,6 +98,10 @@ func (s *Store) detach() {
 	}
 	s.unwatch()
 	s.loop, s.unwatch = nil, nil
+	if s.detached != nil {
+		close(s.detached)
+		s.detached = nil
+	}
 }
 
 // watch makes a socket's news heard, on the loop if there is one.

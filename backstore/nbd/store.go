@@ -75,6 +75,7 @@ type Store struct {
 	closing  bool
 	released bool
 	idle     chan struct{} // closed when closing and no request is left
+	detached chan struct{} // closed when closing and the loop has let go
 
 	poller
 	done  queue // ended, to be completed when the lock is let go

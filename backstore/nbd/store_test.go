@@ -380,36 +380,48 @@ func TestBusy(t *testing.T) {
 	}
 }
 
-// Close ends with its context and leaves the store to its last request.
+// Close ends with its context and leaves the store to its last request, and to the loop until that lets go.
 func TestCloseOrphans(t *testing.T) {
-	s := newServer(t, "unix")
-	hold := make(chan struct{})
-	flushed := make(chan struct{}, 1)
-	s.answer = func(_ *srvConn, q srvRequest) bool {
-		switch q.cmd {
-		case cmdWrite:
-			<-hold
-		case cmdFlush:
-			flushed <- struct{}{}
+	for _, looped := range []bool{false, true} {
+		s := newServer(t, "unix")
+		hold := make(chan struct{})
+		flushed := make(chan struct{}, 1)
+		s.answer = func(_ *srvConn, q srvRequest) bool {
+			switch q.cmd {
+			case cmdWrite:
+				<-hold
+			case cmdFlush:
+				flushed <- struct{}{}
+			}
+			return false
 		}
-		return false
+		var loop *testLoop
+		if looped {
+			loop = newTestLoop(t)
+		}
+		h := openURI(t, s.start().uri(""), loop)
+		d := h.submit(write(0, fill(8, 7)))
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		classIs(t, h.st.Close(ctx), backstore.ClassBusy)
+		classIs(t, h.do(read(0, 1)), backstore.ClassOffline)
+		close(hold)
+		if r := h.wait(d); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		h.locked(func() {
+			if looped && len(flushed) != 0 {
+				t.Error("the orphan went on without the loop's letting go")
+			}
+			h.st.Detach()
+		})
+		select {
+		case <-flushed: // the orphan still flushes
+		case <-time.After(limit):
+			t.Fatal("the orphan did not flush")
+		}
+		<-h.st.ctx.Done() // and is released
 	}
-	h := openURI(t, s.start().uri(""), nil)
-	d := h.submit(write(0, fill(8, 7)))
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	classIs(t, h.st.Close(ctx), backstore.ClassBusy)
-	classIs(t, h.do(read(0, 1)), backstore.ClassOffline)
-	close(hold)
-	if r := h.wait(d); r.Err != nil {
-		t.Fatal(r.Err)
-	}
-	select {
-	case <-flushed: // the orphan still flushes
-	case <-time.After(limit):
-		t.Fatal("the orphan did not flush")
-	}
-	<-h.st.ctx.Done() // and is released
 }
 
 func TestNothingLeaks(t *testing.T) {

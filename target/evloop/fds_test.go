@@ -217,7 +217,7 @@ func TestPoke(t *testing.T) {
 	}
 }
 
-// TestGreedy has one descriptor that always has more to do; the other, the timer, Wake and the lock get
+// TestGreedy has two descriptors that always have more to do; the third, the timer, Wake and the lock get
 // their turn all the same, and no turn exceeds its budget.
 func TestGreedy(t *testing.T) {
 	g := newGroup(t)
@@ -229,20 +229,22 @@ func TestGreedy(t *testing.T) {
 	})
 	fd, f := pair(t)
 	addEcho(t, l, fd)
-	fd2, _ := pair(t)
 	l.Lock()
-	id, err := l.Add(fd2, ready(func(Events) bool {
-		for {
-			turn++
-			if l.Spend(1) {
-				return true
+	for range 2 {
+		fd2, _ := pair(t)
+		id, err := l.Add(fd2, ready(func(Events) bool {
+			for {
+				turn++
+				if l.Spend(1) {
+					return true
+				}
 			}
+		}), Readable)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}), Readable)
-	if err != nil {
-		t.Fatal(err)
+		l.Poke(id)
 	}
-	l.Poke(id)
 	timer := &Timer{F: func(int64) { fired <- struct{}{} }}
 	l.SetTimer(timer, g.Clock()+1e6)
 	l.Unlock()
@@ -289,4 +291,29 @@ func TestTurnTime(t *testing.T) {
 	l.Unlock()
 	await(t, "the end of the turn", over)
 	l.Close()
+}
+
+// TestEventsAddUp has what comes to a descriptor while it waits for its turn told in one call.
+func TestEventsAddUp(t *testing.T) {
+	g := newGroup(t)
+	l := newLoop(t, g, Config{}, nil)
+	defer l.Close()
+	fd, _ := pair(t)
+	got := make(chan Events, 10)
+	l.Lock()
+	id, err := l.Add(fd, ready(func(ev Events) bool { got <- ev; return false }), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.enqueue(id, Writable)
+	l.Poke(id)
+	l.Poke(id)
+	l.Unlock()
+	if ev := <-got; ev != Readable|Writable {
+		t.Errorf("told %#x, want Readable and Writable", ev)
+	}
+	awaitParked(t, l)
+	if len(got) != 0 {
+		t.Error("called twice for one place in the queue")
+	}
 }

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // awaitAsleep waits until the loop sleeps, parked or blocked.
@@ -203,7 +205,14 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		var loops []*Loop
 		for range 40 {
-			loops = append(loops, newLoop(t, g, Config{}, nil))
+			l := newLoop(t, g, Config{}, nil)
+			l.Lock()
+			l.SetTimer(&Timer{F: func(int64) {}}, g.Clock()+int64(time.Hour))
+			l.Unlock()
+			loops = append(loops, l)
+		}
+		for _, l := range loops {
+			awaitParked(t, l)
 		}
 		if n := openFiles(t) - fds; n != 2+2*40 {
 			t.Errorf("%d descriptors for 40 loops, want 82", n)
@@ -211,6 +220,11 @@ func TestNothingLeaks(t *testing.T) {
 		for _, l := range loops[:20] {
 			l.Close()
 		}
+		g.mu.Lock()
+		if n := len(g.deadlines); n > 20 {
+			t.Errorf("%d deadlines of 20 loops", n)
+		}
+		g.mu.Unlock()
 		for range 10 { // these take the places of the closed ones
 			newLoop(t, g, Config{}, nil)
 		}
@@ -428,5 +442,36 @@ func TestServedPanics(t *testing.T) {
 	fBad.Write([]byte("x"))
 	await(t, "the panic", caught)
 	roundTrip(t, f, []byte("alive"))
+	l.Close()
+}
+
+// TestServedHasMore has a descriptor of a parked loop with more to do than one turn, of which epoll knows
+// nothing.
+func TestServedHasMore(t *testing.T) {
+	g := newGroup(t)
+	l := newLoop(t, g, Config{BlockFor: -1}, nil)
+	fd, f := pair(t)
+	left := 0
+	l.Lock()
+	_, err := l.Add(fd, ready(func(Events) bool {
+		var b [1]byte
+		if n, _ := unix.Read(fd, b[:]); n == 1 {
+			left = 5
+		}
+		if left == 1 {
+			unix.Write(fd, b[:])
+		}
+		left = max(left-1, 0)
+		return left > 0
+	}), Readable)
+	l.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.SetDeadline(time.Now().Add(10 * time.Second))
+	for range 10 {
+		awaitParked(t, l)
+		roundTrip(t, f, []byte{0})
+	}
 	l.Close()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/scsi/sense"
 	"github.com/lunar-iscsi/lunar/session/pdu"
 )
 
@@ -46,28 +47,18 @@ func (e *StatusError) Error() string {
 	if e.Response != pdu.CommandCompleted {
 		return fmt.Sprintf("service response %02Xh", e.Response)
 	}
-	key, asc, ascq, ok := SenseFields(e.Sense)
-	if !ok {
+	d, err := sense.Parse(e.Sense)
+	if err != nil {
 		return e.Status.String()
 	}
-	return fmt.Sprintf("%v, sense %Xh/%02Xh/%02Xh", e.Status, key, asc, ascq)
+	return fmt.Sprintf("%v, sense %Xh/%02Xh/%02Xh: %v", e.Status, uint8(d.Key), d.Code.ASC(), d.Code.ASCQ(), d)
 }
 
 // SenseFields returns sense key, additional sense code and qualifier of sense data in fixed or descriptor
-// format (SPC-4 clause 4.5), and whether s is one of these and long enough.
+// format, and whether s is one of these.
 func SenseFields(s []byte) (key, asc, ascq byte, ok bool) {
-	if len(s) < 4 {
-		return 0, 0, 0, false
-	}
-	switch s[0] & 0x7f {
-	case 0x70, 0x71:
-		if len(s) >= 14 {
-			return s[2] & 0xf, s[12], s[13], true
-		}
-	case 0x72, 0x73:
-		return s[1] & 0xf, s[2], s[3], true
-	}
-	return 0, 0, 0, false
+	d, err := sense.Parse(s)
+	return uint8(d.Key), d.Code.ASC(), d.Code.ASCQ(), err == nil
 }
 
 // senseOf returns the sense data in a SCSI Response's data segment, aliased (RFC 7143 §11.4.7.2: two bytes of

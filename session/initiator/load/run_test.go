@@ -138,7 +138,7 @@ func TestFailuresAreCounted(t *testing.T) {
 	}
 	_, c := serve(t, func(ft *faketarget.Target) { ft.Command = command })
 	r, err := Run(context.Background(), c)
-	if err != nil || r.Errors != 3 || r.FirstError != "CHECK CONDITION, sense 3h/11h/00h" || r.Latency.Count == 0 {
+	if err != nil || r.Errors != 3 || !strings.HasPrefix(r.FirstError, "CHECK CONDITION, sense 3h/11h/00h: MEDIUM ERROR") || r.Latency.Count == 0 {
 		t.Errorf("%v, %d errors, first %q, %d ended well", err, r.Errors, r.FirstError, r.Latency.Count)
 	}
 }
@@ -157,7 +157,7 @@ func TestFillStopsAtTheFirstError(t *testing.T) {
 	})
 	c.Fill, c.Duration = true, 0
 	r, err := Run(context.Background(), c)
-	if err != nil || r.Errors == 0 || r.Filled != 0 || r.FirstError != "fill: CHECK CONDITION, sense 7h/27h/00h" {
+	if err != nil || r.Errors == 0 || r.Filled != 0 || !strings.HasPrefix(r.FirstError, "fill: CHECK CONDITION, sense 7h/27h/00h: DATA PROTECT") {
 		t.Errorf("%v, report %+v", err, r)
 	}
 }

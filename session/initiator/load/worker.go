@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
+	"github.com/lunar-iscsi/lunar/scsi/sense"
 	"github.com/lunar-iscsi/lunar/session/initiator"
 )
 
@@ -378,8 +379,7 @@ func capacity(q *initiator.Queue, c *Config) (blocks uint64, block int, err erro
 		if err == nil {
 			break
 		}
-		const unitAttention = 6
-		if key, _, _, ok := initiator.SenseFields(io.Sense); !ok || key != unitAttention || try == maxAttentions {
+		if d, serr := sense.Parse(io.Sense); serr != nil || d.Key != sense.UnitAttention || try == maxAttentions {
 			return 0, 0, fmt.Errorf("TEST UNIT READY of LUN %v: %w", c.LUN, err)
 		}
 	}

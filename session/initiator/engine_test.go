@@ -168,13 +168,16 @@ func TestWindow(t *testing.T) {
 		t.Fatalf("%d commands within a window of 4", len(got))
 	}
 	// A MaxCmdSN before ExpCmdSN - 1 is ignored, and so is one that goes back.
-	for i, w := range [][2]pdu.SN{{11, 9}, {11, 12}} {
+	for i, w := range [][2]pdu.SN{{99, 50}, {11, 12}} {
 		if err := answer(e, response(got[i].h.ITT(), 5+pdu.SN(i), w[0], w[1], 0), nil); err != nil {
 			t.Fatal(err)
 		}
 		if more := drain(t, e); len(more) != 0 {
 			t.Fatalf("%d commands after ExpCmdSN %d, MaxCmdSN %d", len(more), w[0], w[1])
 		}
+	}
+	if e.expCmdSN != 11 || e.maxCmdSN != 13 {
+		t.Fatalf("window %d-%d, want 11-13", e.expCmdSN, e.maxCmdSN)
 	}
 	if err := answer(e, response(got[2].h.ITT(), 7, 13, 15, 0), nil); err != nil {
 		t.Fatal(err)

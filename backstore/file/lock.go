@@ -7,10 +7,18 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lunar-iscsi/lunar/backstore"
+)
+
+// A process that was killed holds its lock until the kernel has ended its last requests (io_uring's outlive it by
+// milliseconds and could still write): nobody is seen to hold it then, and it is waited for.
+const (
+	lockWait = 5 * time.Second
+	lockPoll = 5 * time.Millisecond
 )
 
 // lock keeps others out: a write lock on the whole file for a writer, a read lock for who only reads or
@@ -22,11 +30,16 @@ func lock(fd int, path string, cfg config, warn func(string)) error {
 		l.Type = unix.F_RDLCK
 	}
 	err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &l)
-	switch err {
-	case nil:
+	for end := time.Now().Add(lockWait); err == unix.EAGAIN || err == unix.EACCES; {
+		by := holder(fd)
+		if by != "" || time.Now().After(end) {
+			return errClass(backstore.ClassBusy, "%s is in use%s", path, by)
+		}
+		time.Sleep(lockPoll)
+		err = unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &l)
+	}
+	if err == nil {
 		return nil
-	case unix.EAGAIN, unix.EACCES:
-		return errClass(backstore.ClassBusy, "%s is in use%s", path, holder(fd))
 	}
 	warn(fmt.Sprintf("%s cannot be locked against other processes: %v", path, err))
 	return nil

@@ -92,7 +92,7 @@ func array(e ast.Expr) bool {
 // global tells an identifier that is not declared within a function of its file, by the parser's own
 // resolution: deprecated for what needs types, enough for this.
 func global(f *file, id *ast.Ident) bool {
-	return id.Obj == nil || f.ast.Scope.Lookup(id.Name) == id.Obj //nolint:staticcheck // SA1019: see above
+	return id.Obj == nil || f.ast.Scope.Lookup(id.Name) == id.Obj
 }
 
 // root is the variable that an expression reaches into.

@@ -60,7 +60,7 @@ func (f *file) checkCall(n *ast.CallExpr, l *layer, imports map[string]string, b
 	}
 	what := sel.Sel.Name
 	from := ""
-	if id, ok := sel.X.(*ast.Ident); ok && id.Obj == nil { //nolint:staticcheck // SA1019: see global
+	if id, ok := sel.X.(*ast.Ident); ok && id.Obj == nil { // Obj: see global
 		from = imports[id.Name]
 	}
 	switch {

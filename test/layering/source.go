@@ -67,7 +67,7 @@ func (f *file) checkCall(n *ast.CallExpr, l *layer, imports map[string]string, b
 	case from == "os" && what == "Exit" && !f.test && !mayExit(f.pkg),
 		from == "log" && strings.HasPrefix(what, "Fatal") && !f.test && !mayExit(f.pkg):
 		bad(n, "%s.%s outside a command: return the error", from, what)
-	case from == "time" && what == "Sleep" && f.test:
+	case from == "time" && what == "Sleep" && f.test && !strings.HasSuffix(f.name, "bench_test.go"): // a benchmark paces its load
 		bad(n, "time.Sleep in a test: wait for an event")
 	case from == "time" && clocks[what] && l.protocol && !f.test:
 		bad(n, "time.%s in a state machine: the caller says what time it is", what)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -40,7 +39,6 @@ type bench struct {
 	others     map[string]string // name to command
 	otherNames []string
 	volumes    volumes
-	progress   io.Writer
 }
 
 // options are the command line.
@@ -104,14 +102,16 @@ func run(ctx context.Context, o *options) (err error) {
 	rep := &report{Revision: b.revision, Started: time.Now(), Machine: machine(b.volumes.diskDir), Rounds: b.rounds, Seconds: b.seconds}
 	for i := range rows {
 		r := &rows[i]
-		fmt.Fprintf(b.progress, "%s: %s\n", r.name, r.title)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", r.name, r.title)
 		sums, err := b.measure(ctx, r)
 		if err != nil {
 			return errors.Join(err, rep.write(o, all))
 		}
 		section := newSection(r, sums)
 		rep.Sections = append(rep.Sections, section)
-		section.text(os.Stdout)
+		var text strings.Builder
+		section.text(&text)
+		fmt.Print(text.String())
 		if err := b.volumes.trim(); err != nil {
 			return err
 		}
@@ -148,7 +148,7 @@ func prepare(ctx context.Context, o *options) (*bench, error) {
 	if err != nil {
 		return nil, fmt.Errorf("go env GOMOD: %w", err)
 	}
-	b := &bench{root: filepath.Dir(strings.TrimSpace(string(mod))), rounds: o.rounds, seconds: o.seconds, progress: os.Stderr, missing: map[string]error{}}
+	b := &bench{root: filepath.Dir(strings.TrimSpace(string(mod))), rounds: o.rounds, seconds: o.seconds, missing: map[string]error{}}
 	if b.dir, err = os.MkdirTemp("", "lunar-bench-"); err != nil {
 		return nil, err
 	}

@@ -135,8 +135,8 @@ func (p *process) cpu() (time.Duration, error) {
 		}
 		sum += time.Duration(n)
 	}
-	if sum == 0 {
-		return 0, fmt.Errorf("no processor time of %s in /proc: has it ended?", p.name)
+	if len(tasks) == 0 {
+		return 0, fmt.Errorf("%s has no threads in /proc: it has ended", p.name)
 	}
 	return sum, nil
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -121,7 +120,7 @@ func (s *section) params(x *summary) {
 }
 
 // text writes the section for a terminal.
-func (s *section) text(w io.Writer) {
+func (s *section) text(w *strings.Builder) {
 	fmt.Fprintf(w, "\n%s — %s\n", s.Name, s.Title)
 	width := make([]int, len(s.table[0]))
 	for _, r := range s.table {
@@ -156,7 +155,7 @@ func (v verdict) String() string {
 }
 
 // markdown writes the whole report.
-func (r *report) markdown(w io.Writer) {
+func (r *report) markdown(w *strings.Builder) {
 	fmt.Fprintf(w, "# Benchmark of %s\n\nlunar %s, beside its peers and the floor. [README.md](README.md) says how to read this.\n\n",
 		r.Started.Format("2006-01-02 15:04"), r.Revision)
 	for _, l := range r.Machine {
@@ -171,7 +170,7 @@ func (r *report) markdown(w io.Writer) {
 }
 
 // summary lists every goal.
-func (r *report) summary(w io.Writer) {
+func (r *report) summary(w *strings.Builder) {
 	fmt.Fprint(w, "\n## Goals\n\n| row | goal | ratio | |\n|---|---|--:|---|\n")
 	for i := range r.Sections {
 		for _, g := range r.Sections[i].Goals {
@@ -184,7 +183,7 @@ func (r *report) summary(w io.Writer) {
 	}
 }
 
-func (s *section) markdown(w io.Writer) {
+func (s *section) markdown(w *strings.Builder) {
 	fmt.Fprintf(w, "\n## %s\n\n%s\n\n", s.Name, s.Title)
 	for i, r := range s.table {
 		for len(r) < len(s.table[0]) {

@@ -67,7 +67,7 @@ func (b *bench) measure(ctx context.Context, r *row) ([]summary, error) {
 				continue
 			}
 			l.sum.samples = append(l.sum.samples, x)
-			fmt.Fprintf(b.progress, "  %d/%d %-24s %9.0f IOPS %8.2f µs/IO  p99 %8.0f µs\n", n+1, rounds, l.sum.name, x.IOPS, x.CPU, x.P99)
+			fmt.Fprintf(os.Stderr, "  %d/%d %-24s %9.0f IOPS %8.2f µs/IO  p99 %8.0f µs\n", n+1, rounds, l.sum.name, x.IOPS, x.CPU, x.P99)
 		}
 	}
 	var sums []summary

@@ -107,7 +107,7 @@ func fsName(dir string) string {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return err.Error()
 	}
-	switch int64(st.Type) {
+	switch st.Type {
 	case unix.TMPFS_MAGIC:
 		return "tmpfs"
 	case unix.EXT4_SUPER_MAGIC:

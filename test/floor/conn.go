@@ -50,11 +50,11 @@ func newConn(ep, fd int, d disk) *conn {
 	return &conn{fd: fd, ep: ep, disk: d, interest: syscall.EPOLLIN, in: make([]byte, inLen), out: make([]byte, outLen)}
 }
 
-func (c *conn) close() { syscall.Close(c.fd) }
+func (c *conn) close() { _ = syscall.Close(c.fd) } // whatever it says, the descriptor is gone
 
 // ready handles what epoll reported; false ends the connection.
 func (c *conn) ready(events uint32) bool {
-	if events&syscall.EPOLLOUT != 0 && !(c.flush() && c.answer()) {
+	if events&syscall.EPOLLOUT != 0 && (!c.flush() || !c.answer()) {
 		return false
 	}
 	if events&^uint32(syscall.EPOLLOUT) == 0 || c.inN == len(c.in) {

@@ -31,7 +31,7 @@ func (ft *fakeTarget) accept(l net.Listener) {
 			return // closed: the test is over
 		}
 		if n < ft.refuse {
-			nc.Close()
+			_ = nc.Close() // that is the refusal
 			continue
 		}
 		c := initiator.NewConn(nc)
@@ -44,7 +44,7 @@ func (ft *fakeTarget) accept(l net.Listener) {
 }
 
 func (ft *fakeTarget) serve(c *initiator.Conn) {
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	for {
 		p, err := c.Recv()
 		if err != nil {
@@ -90,7 +90,7 @@ func (ft *fakeTarget) drop() {
 	ft.mu.Lock()
 	defer ft.mu.Unlock()
 	for _, c := range ft.conns {
-		c.Close()
+		_ = c.Close()
 	}
 	ft.conns = nil
 }
@@ -137,7 +137,9 @@ func TestFleet(t *testing.T) {
 	if len(ft.names) != sessions {
 		t.Errorf("%d names of initiators, want %d", len(ft.names), sessions)
 	}
-	l.Close()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
 	ft.wg.Wait()
 }
 
@@ -147,7 +149,9 @@ func TestLoginGivesUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Close()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
 	f := &fleet{portal: l.Addr().String(), sessions: 3, targets: 1, retry: time.Millisecond}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -86,11 +85,13 @@ func run(ctx context.Context, o *options) (err error) {
 	}
 	t := &table{}
 	t.add("descriptors that a process may have", fmt.Sprint(limit))
-	if err := measure(ctx, o, dir, t); err != nil {
-		t.text(os.Stdout)
+	err = measure(ctx, o, dir, t)
+	var text strings.Builder
+	t.text(&text)
+	fmt.Print(text.String())
+	if err != nil {
 		return err
 	}
-	t.text(os.Stdout)
 	if o.out != "" {
 		var b strings.Builder
 		t.markdown(&b, o)
@@ -260,13 +261,13 @@ func (t *table) retries(f *fleet) {
 	}
 }
 
-func (t *table) text(w io.Writer) {
+func (t *table) text(w *strings.Builder) {
 	for _, r := range t.rows {
 		fmt.Fprintf(w, "%-56s %-44s %-26s %s\n", r[0], r[1], r[2], r[3])
 	}
 }
 
-func (t *table) markdown(w io.Writer, o *options) {
+func (t *table) markdown(w *strings.Builder, o *options) {
 	fmt.Fprintf(w, "# %d targets and %d sessions in one lunard\n\n%s, %d processors, %s\n\n| | | goal | |\n|---|---|---|---|\n",
 		o.targets, o.sessions, time.Now().Format("2006-01-02 15:04"), runtime.NumCPU(), runtime.Version())
 	for _, r := range t.rows {

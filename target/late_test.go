@@ -3,8 +3,13 @@ package target
 import (
 	"bytes"
 	"testing"
+	"time"
 
+	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/backstore/faulty"
+	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/session"
 	"github.com/lunar-iscsi/lunar/session/initiator"
 	"github.com/lunar-iscsi/lunar/session/pdu"
 )
@@ -96,5 +101,69 @@ func done(task *initiator.Task) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// A sharedStore says that others may write its volume.
+type sharedStore struct{ *faulty.Store }
+
+func (s sharedStore) Info() backstore.Info {
+	i := s.Store.Info()
+	i.Shared = true
+	return i
+}
+
+// Where others may write the volume, keeping a range apart here is not enough: a function is complete when the write has ended, and
+// rejected when that takes too long.
+func TestLateWritesOfSharedVolume(t *testing.T) {
+	for _, ends := range []bool{true, false} {
+		limit := session.Limits{}
+		if !ends {
+			limit.TMFTimeout = int64(50 * time.Millisecond)
+		}
+		r := newRig(t, Config{Limit: limit}, "")
+		st := newStore(t, "write hang count=1")
+		t.Cleanup(func() { st.Release() })
+		if err := r.tg.AddDisk(2, sharedStore{st}, scsi.DiskConfig{Identity: "shared"}); err != nil {
+			t.Fatal(err)
+		}
+		s := r.login(1)
+		lun := sam.NewLUN(2)
+		if _, err := s.Command(r.ctx(), lun, initiator.TestUnitReady(), nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		task, err := s.Start(lun, write10(0, 8), block('s', 8), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := st.Wait(r.ctx(), 1); err != nil {
+			t.Fatal(err)
+		}
+		answered := make(chan pdu.TMFResponse, 1)
+		go func() {
+			resp, err := s.TaskManagement(r.ctx(), sam.AbortTask, lun, task)
+			if err != nil {
+				t.Error(err)
+			}
+			answered <- resp
+		}()
+		want := pdu.TMFResponse(pdu.FunctionRejected)
+		if ends {
+			want = pdu.FunctionComplete
+			for range 20 {
+				if _, err := s.Ping(r.ctx(), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			select {
+			case resp := <-answered:
+				t.Fatalf("answered %v while the write is out", resp)
+			default:
+			}
+			st.Release()
+		}
+		if resp := <-answered; resp != want {
+			t.Fatalf("answered %v, want %v", resp, want)
+		}
 	}
 }

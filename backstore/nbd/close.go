@@ -104,5 +104,5 @@ func (s *Store) release() {
 	s.unlock()
 	s.cancel()
 	s.wg.Wait()
-	s.poller.close()
+	s.closePoller()
 }

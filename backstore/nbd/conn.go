@@ -59,7 +59,7 @@ type conn struct {
 
 func newConn(s *Store, i, fd int, structured bool) *conn {
 	c := &conn{s: s, i: i, fd: fd, era: s.era, birth: s.seq, born: time.Now(), unix: s.cfg.network == "unix"}
-	c.parser.structured, c.parser.need = structured, simpleSize
+	c.structured, c.need = structured, simpleSize
 	return c
 }
 

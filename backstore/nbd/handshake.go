@@ -37,10 +37,12 @@ func dial(ctx context.Context, c *config, limit time.Duration) (fd int, ex *expo
 	if err != nil {
 		return -1, nil, &backstore.Error{Class: backstore.ClassOffline, Op: "open", Cause: err}
 	}
-	defer nc.Close()
-	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
+	defer func() { _ = nc.Close() }() // what is used is a duplicate
+	if err := nc.SetDeadline(time.Now().Add(min(limit, handshakeTime))); err != nil {
+		return -1, nil, &backstore.Error{Class: backstore.ClassInternal, Op: "open", Cause: err}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) }) // fails only once nc is closed
 	defer stop()
-	nc.SetDeadline(time.Now().Add(min(limit, handshakeTime)))
 	if ex, err = handshake(nc, c.export); err != nil {
 		var be *backstore.Error
 		if !errors.As(err, &be) {

@@ -25,7 +25,7 @@ type poller struct {
 
 const wakeID = -1 // in an event, where others have their connection's place
 
-func (p *poller) open() error {
+func (p *poller) openPoller() error {
 	set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return os.NewSyscallError("epoll_create1", err)
@@ -47,7 +47,7 @@ func (p *poller) open() error {
 	return nil
 }
 
-func (p *poller) close() {
+func (p *poller) closePoller() {
 	if !p.pumping { // the pump has closed it
 		closeFd(p.set)
 	}
@@ -169,7 +169,7 @@ func (s *Store) start() {
 // runtime's poller, so waiting costs no thread.
 func (s *Store) pump(f *os.File) {
 	defer s.wg.Done()
-	defer f.Close()
+	defer func() { _ = f.Close() }() // an epoll set has nothing to lose
 	rc, err := f.SyscallConn()
 	if err == nil {
 		err = rc.Read(func(uintptr) bool {

@@ -80,7 +80,7 @@ func bare(t testing.TB, structured bool, rs ...*backstore.Request) (*Store, *con
 	}
 	t.Cleanup(func() {
 		s.cancel()
-		s.poller.close()
+		s.closePoller()
 	})
 	cn := newConn(s, 0, -1, structured)
 	s.conns[0], s.live = cn, 1

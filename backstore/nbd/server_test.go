@@ -89,7 +89,7 @@ func (s *server) start() *server {
 				return
 			}
 			if s.accept != 0 && n >= s.accept {
-				defer nc.Close()
+				defer func() { _ = nc.Close() }()
 				continue
 			}
 			c := &srvConn{Conn: nc, s: s}
@@ -115,7 +115,7 @@ func (s *server) stop() {
 	if l == nil {
 		return
 	}
-	l.Close()
+	_ = l.Close()
 	s.drop()
 	s.wg.Wait()
 }
@@ -139,7 +139,7 @@ func (s *server) drop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		c.Close()
+		c.hangUp()
 	}
 }
 
@@ -155,7 +155,7 @@ func (s *server) uri(opts string) string {
 
 func (c *srvConn) serve() {
 	defer func() {
-		c.Close()
+		c.hangUp()
 		c.s.mu.Lock()
 		delete(c.s.conns, c)
 		c.s.gone.Broadcast()
@@ -202,7 +202,7 @@ func (c *srvConn) handshake(r io.Reader) error {
 	b := binary.BigEndian.AppendUint64(nil, magicInit)
 	b = binary.BigEndian.AppendUint64(b, magicOption)
 	b = binary.BigEndian.AppendUint16(b, flagFixedNewstyle|flagNoZeroes)
-	c.Write(b)
+	c.send(b)
 	var f [4]byte
 	if _, err := io.ReadFull(r, f[:]); err != nil {
 		return err
@@ -223,7 +223,7 @@ func (c *srvConn) handshake(r io.Reader) error {
 		switch {
 		case opt == optStructured && !c.s.simple:
 			c.structured = true
-			c.Write(optReply(opt, repAck, nil))
+			c.send(optReply(opt, repAck, nil))
 		case opt == optGo && string(body[4:len(body)-4]) == "disk":
 			info := binary.BigEndian.AppendUint16(nil, infoExport)
 			info = binary.BigEndian.AppendUint64(info, uint64(len(c.s.data)))
@@ -236,14 +236,14 @@ func (c *srvConn) handshake(r io.Reader) error {
 				bs = binary.BigEndian.AppendUint32(bs, 256<<10)
 				out = append(out, optReply(opt, repInfo, bs)...)
 			}
-			c.Write(append(out, optReply(opt, repAck, nil)...))
+			c.send(append(out, optReply(opt, repAck, nil)...))
 			return nil
 		case opt == optGo:
-			c.Write(optReply(opt, errUnkn, []byte("no such thing")))
+			c.send(optReply(opt, errUnkn, []byte("no such thing")))
 		case opt == optAbort:
 			return errors.New("aborted")
 		default:
-			c.Write(optReply(opt, errUnsup, nil))
+			c.send(optReply(opt, errUnsup, nil))
 		}
 	}
 }
@@ -296,13 +296,16 @@ func (c *srvConn) ok(q srvRequest) {
 func (c *srvConn) send(b []byte) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	c.Write(b)
+	_, _ = c.Write(b) // the peer may be gone
 }
+
+// hangUp closes the connection, if it is not closed yet.
+func (c *srvConn) hangUp() { _ = c.Close() }
 
 // reset closes a TCP connection so that the peer gets a reset.
 func (c *srvConn) reset() {
-	c.Conn.(*net.TCPConn).SetLinger(0)
-	c.Close()
+	_ = c.Conn.(*net.TCPConn).SetLinger(0)
+	c.hangUp()
 }
 
 func simpleReply(cookie uint64, errno uint32) []byte {
@@ -365,10 +368,12 @@ func newTestLoop(t testing.TB) *testLoop {
 	}
 	go l.run()
 	t.Cleanup(func() {
-		unix.Write(quit, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		if _, err := unix.Write(quit, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+			t.Error(err)
+		}
 		<-l.done
-		unix.Close(set)
-		unix.Close(quit)
+		closeFd(set)
+		closeFd(quit)
 	})
 	return l
 }

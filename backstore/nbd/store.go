@@ -139,7 +139,7 @@ func newStore(c *config, ex *export, warn func(string)) (*Store, error) {
 		s.free[i] = uint16(len(s.free) - 1 - i)
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if err := s.poller.open(); err != nil {
+	if err := s.openPoller(); err != nil {
 		s.cancel()
 		return nil, &backstore.Error{Class: backstore.ClassInternal, Op: "open", Cause: err}
 	}
@@ -254,14 +254,17 @@ func (s *Store) assign(i uint16) {
 // pick chooses the connection: one for perConn requests in a row, so that a batch is few packets, then the one
 // with the least in flight. A flush goes where it can be believed.
 func (s *Store) pick(flush bool) *conn {
-	believe := flush && s.suspect
-	if c := s.cur; c != nil && s.burst < perConn && c.usable() && !(believe && c.era > s.askEra) {
+	lastEra := ^uint32(0) // the last era that will do
+	if flush && s.suspect {
+		lastEra = s.askEra
+	}
+	if c := s.cur; c != nil && s.burst < perConn && c.usable() && c.era <= lastEra {
 		s.burst++
 		return c
 	}
 	var best *conn
 	for _, c := range s.conns {
-		if c != nil && c.usable() && !(believe && c.era > s.askEra) && (best == nil || c.inflight < best.inflight) {
+		if c != nil && c.usable() && c.era <= lastEra && (best == nil || c.inflight < best.inflight) {
 			best = c
 		}
 	}

@@ -71,10 +71,20 @@ func tryOpen(t testing.TB, uri string, loop *testLoop) (*harness, error) {
 	return h, nil
 }
 
-func (h *harness) warned(part string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return strings.Contains(strings.Join(h.warns, "\n"), part)
+// wantRemark waits until the store has made a remark with part in it; it comes after completions.
+func (h *harness) wantRemark(part string) {
+	h.t.Helper()
+	for end := time.Now().Add(limit); ; runtime.Gosched() {
+		h.mu.Lock()
+		all := strings.Join(h.warns, "\n")
+		h.mu.Unlock()
+		if strings.Contains(all, part) {
+			return
+		}
+		if time.Now().After(end) {
+			h.t.Fatalf("no remark %q in %q", part, all)
+		}
+	}
 }
 
 func (h *harness) locked(f func()) {
@@ -127,7 +137,15 @@ func (h *harness) must(r *backstore.Request) {
 	}
 }
 
-func (h *harness) close() error {
+// close closes the store, which must go well.
+func (h *harness) close() {
+	h.t.Helper()
+	if err := h.closeErr(); err != nil {
+		h.t.Error(err)
+	}
+}
+
+func (h *harness) closeErr() error {
 	h.t.Helper()
 	h.locked(h.st.Detach)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -216,9 +234,7 @@ func TestModel(t *testing.T) {
 				}
 			}
 		}
-		if err := h.close(); err != nil {
-			t.Fatal(err)
-		}
+		h.close()
 		s.ended()
 		s.stop()
 		if s.made != defaultConns || s.discs != defaultConns {
@@ -349,9 +365,7 @@ func TestFullSocket(t *testing.T) {
 			}
 		}
 		h.must(r)
-		if err := h.close(); err != nil {
-			t.Fatal(err)
-		}
+		h.close()
 		s.stop()
 		for i := range 64 {
 			if at := i*(256<<10) + 1; s.data[at] != byte(i+1) || s.data[at+(256<<10)-2] != byte(i+1) {
@@ -375,9 +389,7 @@ func TestBusy(t *testing.T) {
 	h.wait(d)
 	h.wait(d)
 	h.must(read(2, 1))
-	if err := h.close(); err != nil {
-		t.Fatal(err)
-	}
+	h.close()
 }
 
 // Close ends with its context and leaves the store to its last request, and to the loop until that lets go.
@@ -445,9 +457,7 @@ func TestNothingLeaks(t *testing.T) {
 			s.drop()
 			h.must(read(0, 512))
 		}
-		if err := h.close(); err != nil {
-			t.Fatal(err)
-		}
+		h.close()
 	}
 	s.ended()
 	// Goroutines that have done their work take a moment to be gone.

@@ -15,6 +15,9 @@ import (
 // patience is how long a request may take before the suite calls it lost.
 const patience = 30 * time.Second
 
+// leakPatience is how long what is left of a closed store may take to go.
+const leakPatience = 5 * time.Second
+
 // canary fills buffers after their request has ended: a driver that still reads one stores a
 // wrong byte, one that still writes to it kills the canary.
 const canary = 0xdb
@@ -233,7 +236,7 @@ func CheckLeaks(t testing.TB) {
 	t.Helper()
 	goroutines, fds := runtime.NumGoroutine(), descriptors(t)
 	t.Cleanup(func() {
-		for deadline := time.Now().Add(patience); ; runtime.Gosched() {
+		for deadline := time.Now().Add(leakPatience); ; runtime.Gosched() {
 			g, f := runtime.NumGoroutine(), descriptors(t)
 			if g <= goroutines && f <= fds {
 				return

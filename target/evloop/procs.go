@@ -3,7 +3,8 @@ package evloop
 import "runtime"
 
 // sparePs are the Ps beyond one for each hot loop: one that the parking thread's wait may hold until the
-// runtime takes it back, and one for everybody else.
+// runtime takes it back, and one for everybody else. With one only, an admin call beside three hot loops took
+// 3.7-6.4 ms at p99, with two 0.7 ms; more did not help.
 const sparePs = 2
 
 // RecommendedProcs is the GOMAXPROCS that suits so many loops under load at once: two more than there are

@@ -108,6 +108,42 @@ func TestKindsOfLoad(t *testing.T) {
 	}
 }
 
+// TestDurableMix: FUA comes on its share of the writes, and after each so many of these a SYNCHRONIZE CACHE, which counts as a write
+// without bytes.
+func TestDurableMix(t *testing.T) {
+	var writes, fua, flushes atomic.Int64
+	count := func(s *faketarget.Session, p *initiator.PDU) bool {
+		switch b := (*pdu.SCSICommand)(&p.Header).CDB(); b[0] {
+		case 0x2a:
+			writes.Add(1)
+			if b[1]&0x08 != 0 {
+				fua.Add(1)
+			}
+		case 0x35:
+			if n := flushes.Add(1); writes.Load() != 5*n {
+				t.Errorf("flush %d comes after %d writes", n, writes.Load())
+			}
+		}
+		return false
+	}
+	_, c := serve(t, func(ft *faketarget.Target) { ft.Command = count })
+	c.Depth, c.ReadPercent, c.FUAPercent, c.FlushEvery = 1, 0, 30, 5
+	r, err := Run(context.Background(), c)
+	if err != nil || r.Errors != 0 {
+		t.Fatalf("%v, report %+v", err, r)
+	}
+	w, f := writes.Load(), fua.Load()
+	if w == 0 || flushes.Load() != (w-1)/5 && flushes.Load() != w/5 {
+		t.Errorf("%d flushes among %d writes", flushes.Load(), w)
+	}
+	if w >= 200 && (f < w*20/100 || f > w*40/100) {
+		t.Errorf("FUA on %d of %d writes, want 30 %%", f, w)
+	}
+	if r.IOPS > 0 && r.MBps >= r.IOPS*float64(c.BlockSize)/1e6 {
+		t.Errorf("%v MB/s of %v commands a second: flushes move no bytes", r.MBps, r.IOPS)
+	}
+}
+
 func TestWrongContentIsFound(t *testing.T) {
 	ft, c := serve(t, nil)
 	c.Verify = 1
@@ -268,6 +304,8 @@ func TestConfigCheck(t *testing.T) {
 		"block size 0":      func(c *Config) { c.BlockSize = 0 },
 		"depth 5000":        func(c *Config) { c.Depth = 5000 },
 		"rate -1":           func(c *Config) { c.Rate = -1 },
+		"FUA percentage -1": func(c *Config) { c.FUAPercent = -1 },
+		"a flush every -1":  func(c *Config) { c.FlushEvery = -1 },
 		"read percentage":   func(c *Config) { c.ReadPercent = 101 },
 		"-1 connections":    func(c *Config) { c.Connections = -1 },
 		"2 threads":         func(c *Config) { c.Threads = 2 },

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lunar-iscsi/lunar/test/daemon"
 	"github.com/lunar-iscsi/lunar/test/deps"
+	"github.com/lunar-iscsi/lunar/test/nbdkit"
 )
 
 const (
@@ -31,7 +32,7 @@ var stores = []store{
 		return daemon.FileURI(path, "size=64M&thin=on"), path
 	}},
 	{"mem", func(*testing.T) (string, string) { return "mem:?size=64M", "" }},
-	{"nbd", func(t *testing.T) (string, string) { return nbdkit(t, "64M", nil), "" }},
+	{"nbd", func(t *testing.T) (string, string) { return nbdkit.Start(t, "64M", nil), "" }},
 }
 
 // each runs f on a fresh LUN of every store; d is nil where LUNAR_TEST_URL takes the file's place.

@@ -8,11 +8,12 @@ import (
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/test/daemon"
+	"github.com/lunar-iscsi/lunar/test/nbdkit"
 )
 
 // A disk behind lunard that takes its time: nothing is lost or mixed up, only late.
 func TestSlowDisk(t *testing.T) {
-	uri := nbdkit(t, "8M", []string{"delay"}, "rdelay=20ms", "wdelay=30ms")
+	uri := nbdkit.Start(t, "8M", []string{"delay"}, "rdelay=20ms", "wdelay=30ms")
 	d := daemon.Start(t, daemon.Export(disk, uri))
 	url := d.URL(disk, 1)
 	source := image(t, 8<<20, 3)
@@ -28,7 +29,7 @@ func TestSlowDisk(t *testing.T) {
 func failing(t *testing.T) (d *daemon.Daemon, export, trigger string) {
 	t.Helper()
 	trigger = filepath.Join(t.TempDir(), "fail")
-	export = daemon.Export(disk, nbdkit(t, "8M", []string{"error"},
+	export = daemon.Export(disk, nbdkit.Start(t, "8M", []string{"error"},
 		"error-pread=EIO", "error-pread-rate=100%", "error-pread-file="+trigger,
 		"error-pwrite=EIO", "error-pwrite-rate=100%", "error-pwrite-file="+trigger))
 	d = daemon.Start(t, export)
@@ -101,7 +102,7 @@ func TestFailedFUA(t *testing.T) {
 
 // Errors here and there under load: every read is right or an error.
 func TestFlakyDisk(t *testing.T) {
-	uri := nbdkit(t, "8M", []string{"error"}, "error-pread=EIO", "error-pread-rate=20%")
+	uri := nbdkit.Start(t, "8M", []string{"error"}, "error-pread=EIO", "error-pread-rate=20%")
 	d := daemon.Start(t, daemon.Export(disk, uri))
 	url := d.URL(disk, 1)
 	if out, err := try(t, "qemu-io", ioArgs(url, []string{"write -P 0x41 0 8M"})...); err != nil {

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -105,63 +103,5 @@ func same(t *testing.T, a, b string) {
 			i++
 		}
 		t.Fatalf("%s and %s differ from byte %d", a, b, i)
-	}
-}
-
-// nbdkit serves a memory disk of the given size on a unix socket, through the named filters, until the
-// test ends; params go to plugin and filters. The answer is the URI of the export.
-func nbdkit(t *testing.T, size string, filters []string, params ...string) string {
-	t.Helper()
-	tool := deps.Find(t, "nbdkit")
-	dir, err := os.MkdirTemp("", "lunar") // the test's own folder may be too long for a socket's path
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "nbd")
-	args := []string{"--foreground", "--exit-with-parent", "--unix", socket}
-	for _, f := range filters {
-		args = append(args, "--filter="+tool.NBDKitFilter(f))
-	}
-	args = append(args, tool.NBDKitPlugin("memory"), size)
-	c := tool.Command(context.WithoutCancel(t.Context()), append(args, params...)...)
-	var said bytes.Buffer
-	c.Stdout, c.Stderr = &said, &said
-	start(t, c, &said)
-	ready(t, "unix", socket, c)
-	return "nbd+unix:///?socket=" + socket
-}
-
-// start runs c until the test ends.
-func start(t *testing.T, c *exec.Cmd, said *bytes.Buffer) {
-	t.Helper()
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = c.Process.Kill() // fails only when it has ended
-		_ = c.Wait()         // says that it was killed
-		if t.Failed() && said.Len() > 0 {
-			t.Logf("%s said:\n%s", c.Path, said)
-		}
-	})
-}
-
-// ready waits until c accepts connections.
-func ready(t *testing.T, network, addr string, c *exec.Cmd) {
-	t.Helper()
-	poll := time.NewTicker(5 * time.Millisecond)
-	defer poll.Stop()
-	deadline := time.After(20 * time.Second)
-	for {
-		if conn, err := net.Dial(network, addr); err == nil {
-			conn.Close()
-			return
-		}
-		select {
-		case <-deadline:
-			t.Fatalf("%s does not listen on %s", c.Path, addr)
-		case <-poll.C:
-		}
 	}
 }

@@ -66,9 +66,10 @@ type Config struct {
 
 // What a loop is doing, as others see it.
 const (
-	awake   uint32 = iota
-	blocked        // in epoll_pwait2, or about to be
-	parked         // waiting for unpark, or about to
+	awake    uint32 = iota
+	blocked         // in epoll_pwait2, or about to be
+	parked          // waiting for unpark, or about to
+	spinning        // polling without the lock; looks at pending by itself
 )
 
 // What others ask of a loop.

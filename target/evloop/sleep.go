@@ -50,11 +50,14 @@ func (l *Loop) sleep() (n int) {
 	l.stats.Busy += time.Duration(now - l.awakeAt)
 	if l.cfg.Spin > 0 && l.warm {
 		n = l.spin(now)
+		now = l.g.Clock()
+		if n > 0 || l.pending.Load() != 0 || l.sleepUntil <= now {
+			l.awakeAt = now
+			return n
+		}
 	}
 	d := min(l.sleepUntil-now, int64(l.cfg.BlockFor))
-	switch {
-	case n > 0:
-	case d > 0 && (l.warm || d < int64(l.cfg.BlockFor)) && l.g.beginBlocking():
+	if d > 0 && (l.warm || d < int64(l.cfg.BlockFor)) && l.g.beginBlocking() {
 		l.stats.BlockingWaits++
 		l.state.Store(blocked)
 		l.mu.Unlock()
@@ -65,7 +68,7 @@ func (l *Loop) sleep() (n int) {
 		l.g.endBlocking()
 		l.warm = n > 0
 		l.mu.Lock()
-	default:
+	} else {
 		l.parkUnlock(now)
 		<-l.unpark
 		l.warm = l.g.Clock()-l.parkedAt < int64(l.cfg.BlockFor)
@@ -126,13 +129,16 @@ func (l *Loop) serveParked() (woken bool) {
 	return true
 }
 
-// spin polls without a wait for as long as Config.Spin, without the lock.
+// spin polls without a wait for as long as Config.Spin, without the lock: until there is an event, or
+// somebody asks something.
 func (l *Loop) spin(now int64) (n int) {
 	end := min(now+int64(l.cfg.Spin), l.sleepUntil)
+	l.state.Store(spinning)
 	l.mu.Unlock()
-	for n == 0 && l.pending.Load() == 0 && l.waiters.Load() == 0 && l.g.Clock() < end {
+	for n == 0 && l.pending.Load() == 0 && l.g.Clock() < end {
 		n = pollNow(l.epfd, l.events)
 	}
 	l.mu.Lock()
+	l.state.Store(awake) // only now: until here others changed things with the lock, and must say so
 	return n
 }

@@ -32,13 +32,20 @@ func awaitState(t testing.TB, l *Loop, ok func(uint32) bool) {
 			t.Fatal("the loop does not go to sleep")
 		}
 	}
+	l.Lock() // a loop holds its lock until its parking is complete
+	l.Unlock()
 }
 
 // TestNoLostWake hands items to the loop one after the other, each only when the one before was taken,
 // so that a single lost wake-up stops it all. Short waits make the loop go through all kinds of sleep.
 func TestNoLostWake(t *testing.T) {
 	const producers, items = 4, 5000
-	for name, block := range map[string]time.Duration{"park": -1, "short": 5 * time.Microsecond, "long": time.Hour} {
+	for name, cfg := range map[string]Config{
+		"park":  {BlockFor: -1},
+		"short": {BlockFor: 5 * time.Microsecond},
+		"long":  {BlockFor: time.Hour},
+		"spin":  {Spin: 5 * time.Microsecond, BlockFor: 20 * time.Microsecond},
+	} {
 		t.Run(name, func(t *testing.T) {
 			g := newGroup(t)
 			var mailbox [producers]atomic.Bool
@@ -46,7 +53,7 @@ func TestNoLostWake(t *testing.T) {
 			for i := range acks {
 				acks[i] = make(chan struct{}, 1)
 			}
-			l := newLoop(t, g, Config{BlockFor: block}, &handler{woken: func() {
+			l := newLoop(t, g, cfg, &handler{woken: func() {
 				for i := range mailbox {
 					if mailbox[i].Swap(false) {
 						acks[i] <- struct{}{}

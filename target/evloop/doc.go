@@ -83,22 +83,21 @@
 // request. With two to six times as much other work as the machine has cores, medians stay what they
 // are and the 99th percentiles go to 1-30 ms for calls and first requests, 0.2-2.4 ms for the lock.
 //
-// A loop that never sleeps (BenchmarkSaturatedLock, turns of 200 µs): lock 25-90 at the median and, beside
+// A loop that never sleeps (BenchmarkSaturatedLock, turns of 200 µs): lock at most 90 at the median and, beside
 // one such loop, 200-206 at p99; plain 85-270 and 1250-5230. Three such loops on 2 cores: 8 ms at p99 either
 // way, which is the kernel's time slice: it takes the CPU from a loop in the middle of its turn.
 //
 // One request at a time (BenchmarkDepth1, on a busy machine, 5 runs): median 17.6, CPU 11.1-12.8 a request;
-// a bare goroutine that reads, writes and waits in epoll: 16.8 and 10.8-12.8. Config.Spin of 50 µs doubles
-// the CPU and gains nothing where client and server share two cores. The guess that a descriptor has more
+// a bare goroutine that reads, writes and waits in epoll: 16.8 and 10.8-12.8. Config.Spin of 50 µs adds
+// a third to the CPU and gains nothing where client and server share two cores. The guess that a descriptor has more
 // to read costs 0.5 µs here and saves a fifth of the CPU (0.79 for 0.98 µs an operation) beside two hot
 // loops at depth 32.
 //
 // 1,000 idle loops with a timer every 5 s (BenchmarkIdle): 6-7 threads in the process, 2 KiB a loop of
 // resident memory, and when the timers fall on different moments 0.5 % of a core; 2.2 % when each woke the
 // loop's goroutine, where a wake-up of an otherwise idle process costs about 100 µs of CPU. All at one
-// moment: 0.03 %. 2,000 pings a second over 500 idle loops (BenchmarkIdlePings): 28-36 µs of CPU each, on
-// a busy machine, with the network's share, and no less when each wakes its goroutine: most of it is
-// the runtime's monitor thread, which wakes every 20 µs as long as somebody's system call lasts longer.
+// moment: 0.03 %. 2,000 pings a second over 500 idle loops (BenchmarkIdlePings): 21-36 µs of CPU each, with
+// the network's share, on a busy machine; there it makes no difference whether each wakes its goroutine.
 //
 // Itself, a turn with one descriptor costs 43 ns, Spend 5, Wake of a loop that is awake 2, moving a timer
 // among a hundred 43, Get and Put of a buffer 7; none of them allocates.

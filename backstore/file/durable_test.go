@@ -41,7 +41,7 @@ func TestDurable(t *testing.T) {
 		{"a write with writethrough", "cache=writethrough", 0, 0},
 	} {
 		for _, attach := range []bool{false, true} {
-			st := openURI(t, "file://"+filepath.Join(t.TempDir(), "d.img")+"?size=1M&"+c.opts)
+			st := openURI(t, "file://"+filepath.Join(diskDir(t), "d.img")+"?size=1M&"+c.opts)
 			h := backstoretest.NewHarness(t, st, attach)
 			h.Write(0, bytes.Repeat([]byte{1}, size), c.write)
 			switch c.then {

@@ -13,7 +13,7 @@ import (
 // there is none: then the tests of the ring have nothing to show (TestNoRing has).
 func attached(t *testing.T, l backstore.Loop, name string) (*Store, bool) {
 	t.Helper()
-	st := openURI(t, fmt.Sprintf("file://%s/%s?size=4M", t.TempDir(), name))
+	st := openURI(t, fmt.Sprintf("file://%s/%s?size=4M", diskDir(t), name))
 	if err := st.Attach(l); err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestRingFull(t *testing.T) {
 // What the kernel does not take goes to the workers.
 func TestRingRefuses(t *testing.T) {
 	backstoretest.CheckLeaks(t)
-	h := backstoretest.NewHarness(t, openURI(t, "file://"+t.TempDir()+"/d.img?size=4M"), true)
+	h := backstoretest.NewHarness(t, openURI(t, "file://"+diskDir(t)+"/d.img?size=4M"), true)
 	defer h.Loop.Close()
 	st := h.Store.(*Store)
 	h.Write(0, make([]byte, 512), backstore.FUA)

@@ -36,8 +36,8 @@ type Harness struct {
 	dead     [][]byte             // poisoned buffers, checked at the end
 }
 
-// NewHarness attaches st to a loop of its own, if it can be attached and attach is set. It does not close the store:
-// Close does.
+// NewHarness attaches st to a loop of its own, if it can be attached and attach is set. It does not
+// close the store: Close does.
 func NewHarness(t testing.TB, st backstore.Store, attach bool) *Harness {
 	t.Helper()
 	h := &Harness{T: t, Store: st, Loop: NewLoop(t), Info: st.Info(), pending: make(map[*backstore.Request]bool)}
@@ -147,7 +147,8 @@ func (h *Harness) Read(off, n int64) []byte {
 	return b
 }
 
-// Write writes a range or fails the test; data may have any alignment. The driver's copy is poisoned afterwards.
+// Write writes a range or fails the test; data may have any alignment. The driver's copy is poisoned
+// afterwards.
 func (h *Harness) Write(off int64, data []byte, f backstore.Flags) {
 	h.T.Helper()
 	b := h.Buf(int64(len(data)))

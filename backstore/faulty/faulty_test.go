@@ -63,8 +63,8 @@ func (u unclaimed) Info() backstore.Info {
 }
 
 func TestRules(t *testing.T) {
-	// What each of nine requests comes to: three reads at 0, three writes at 1M, two writes at 0 (the second with FUA),
-	// a discard. A letter is an error of that class, a dot is none.
+	// What each of nine requests comes to: three reads at 0, three writes at 1M, two writes at 0 (the
+	// second with FUA), a discard. A letter is an error of that class, a dot is none.
 	for rules, want := range map[string]string{
 		"":                                  ".........",
 		"error=medium":                      "mmmmmmmmm",

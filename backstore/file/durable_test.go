@@ -26,8 +26,8 @@ func dirty(t *testing.T, st *Store) (uint64, bool) {
 	return cs.Dirty + cs.Writeback, true
 }
 
-// What claims to be durable has left the page cache when it is completed: durable writes, flushes, reads with FUA,
-// every write with cache=writethrough; by the ring and by workers.
+// What claims to be durable has left the page cache when it is completed: durable writes, flushes,
+// reads with FUA, every write with cache=writethrough; by the ring and by workers.
 func TestDurable(t *testing.T) {
 	const size = 64 << 10
 	for _, c := range []struct {

@@ -45,8 +45,9 @@ func lock(fd int, path string, cfg config, warn func(string)) error {
 	return nil
 }
 
-// holder says which process has the file locked, as far as can be known: the kernel tells the number of who holds
-// a POSIX lock; for others the descriptors in /proc are looked through, of which an ordinary user sees his own.
+// holder says which process has the file locked, as far as can be known: the kernel tells the number of
+// who holds a POSIX lock; for others the descriptors in /proc are looked through, of which an ordinary
+// user sees his own.
 func holder(fd int) string {
 	l := unix.Flock_t{Type: unix.F_WRLCK}
 	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &l); err == nil && l.Type != unix.F_UNLCK && l.Pid > 0 {

@@ -311,3 +311,29 @@ func TestSpace(t *testing.T) {
 		h.Close()
 	}
 }
+
+// Offsets beyond 2 TiB and 2^32 blocks reach the file whole, inline, through the ring and by workers.
+func TestLarge(t *testing.T) {
+	const size, edge = 3 << 40, 2 << 40
+	for place, dir := range places(t) {
+		for _, attach := range []bool{false, true} {
+			path := filepath.Join(dir, fmt.Sprintf("large%v.img", attach))
+			h := backstoretest.NewHarness(t, openURI(t, "file://"+path+"?size=3T"), attach)
+			for n, off := range []int64{0, edge - 4096, edge, size - 4096} {
+				h.Write(off, bytes.Repeat([]byte{byte(n + 1)}, 4096), backstore.Flags(n%2)*backstore.FUA)
+			}
+			h.Write(edge-512, bytes.Repeat([]byte{9}, 1024), backstore.FUA)
+			h.Want(0, bytes.Repeat([]byte{1}, 4096), place+": the start")
+			h.Want(edge-4096, append(bytes.Repeat([]byte{2}, 4096-512), bytes.Repeat([]byte{9}, 1024)...), place+": around 2 TiB")
+			h.Want(size-4096, bytes.Repeat([]byte{4}, 4096), place+": the end")
+			r := &backstore.Request{Op: backstore.Allocation, Off: edge - 4096, Len: size - edge + 4096, Extents: make([]backstore.Extent, 0, 4)}
+			if err := h.Do(r); err != nil || len(r.Extents) != 3 || r.Extents[0] != (backstore.Extent{Off: edge - 4096, Len: 8192, State: backstore.Mapped}) {
+				t.Errorf("%s: allocation %v %v", place, r.Extents, err)
+			}
+			h.Close()
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

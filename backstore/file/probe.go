@@ -180,8 +180,8 @@ func (s *Store) probeDirect(i *backstore.Info) error {
 	return nil
 }
 
-// deviceIdentity returns what names the device for ever, if it has a name: the WWID of a SCSI or NVMe device, the UUID
-// of a device-mapper device, a serial number; with the partition's number.
+// deviceIdentity returns what names the device for ever, if it has a name: the WWID of a SCSI or NVMe
+// device, the UUID of a device-mapper device, a serial number; with the partition's number.
 func deviceIdentity(sys string) string {
 	real, err := filepath.EvalSymlinks(sys)
 	if err != nil {

@@ -32,8 +32,8 @@ func diskDir(t testing.TB) string {
 	return t.TempDir()
 }
 
-// places are the directories that tests run in: a disk's and, if there is one, memory; LUNAR_TEST_DIRS (separated by
-// colons) adds others, for file systems that this machine has not by chance.
+// places are the directories that tests run in: a disk's and, if there is one, memory; LUNAR_TEST_DIRS
+// (separated by colons) adds others, for file systems that this machine has not by chance.
 func places(t testing.TB) map[string]string {
 	t.Helper()
 	dirs := map[string]string{"disk": diskDir(t)}

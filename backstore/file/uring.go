@@ -67,8 +67,9 @@ type cqe struct {
 	flags    uint32
 }
 
-// A uring is one io_uring: the two rings that are shared with the kernel. One goroutine at a time. It is made without
-// SINGLE_ISSUER and DEFER_TASKRUN: both bind it to one thread, and a loop's goroutine moves between threads.
+// A uring is one io_uring: the two rings that are shared with the kernel. One goroutine at a time. It
+// is made without SINGLE_ISSUER and DEFER_TASKRUN: both bind it to one thread, and a loop's goroutine
+// moves between threads.
 type uring struct {
 	fd      int
 	event   int // eventfd, readable when there are completions

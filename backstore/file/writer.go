@@ -7,15 +7,16 @@ import (
 	"github.com/lunar-iscsi/lunar/backstore"
 )
 
-// Buffered writes on a file system that cannot say "not now" (ext4 and block devices answer RWF_NOWAIT with EOPNOTSUPP) may
-// wait for the journal or for dirty-page throttling, up to 200 ms a call and longer on a disk that is dying. So they
-// go to the writer, one goroutine a store, which takes all of a batch at once; it is woken once a batch, by Kick.
+// Buffered writes on a file system that cannot say "not now" (ext4 and block devices answer RWF_NOWAIT
+// with EOPNOTSUPP) may wait for the journal or for dirty-page throttling, up to 200 ms a call and
+// longer on a disk that is dying. So they go to the writer, one goroutine a store, which takes all of a
+// batch at once; it is woken once a batch, by Kick.
 //
-// The alternative, writer=off, is inline while the calls are quick, and the writer for a second after one of them, inline or not, was
-// slow. Measured with BenchmarkBatch on ext4, 4 KiB, 32 a batch, two cores: 9.4 µs a write inline and 9.6 µs by the writer;
-// the 99.9th percentile of what Submit keeps the loop is 30 µs inline and 1 µs by the writer. Alone
-// (depth 1) the writer adds its wake-up, 5 to 10 µs. The throughput being equal, the default is the one that
-// cannot stall a neighbour.
+// The alternative, writer=off, is inline while the calls are quick, and the writer for a second after
+// one of them, inline or not, was slow. Measured with BenchmarkBatch on ext4, 4 KiB, 32 a batch, two
+// cores: 9.4 µs a write inline and 9.6 µs by the writer; the 99.9th percentile of what Submit keeps the
+// loop is 30 µs inline and 1 µs by the writer. Alone (depth 1) the writer adds its wake-up, 5 to 10 µs.
+// The throughput being equal, the default is the one that cannot stall a neighbour.
 
 const (
 	// slowWrite is what a buffered write may take before the writer gets the next ones.

@@ -34,6 +34,9 @@ func (f *file) check(l *layer) (wrong []string) {
 			if n.Recv == nil && n.Name.Name == "init" && !f.generated && !f.test {
 				bad(n, "an init function: say it in main, or check the table in a test")
 			}
+			if f.test && tests(n) {
+				f.checkSleep(n, names, bad)
+			}
 		case *ast.GoStmt:
 			if l.protocol && !f.test {
 				bad(n, "a goroutine in a state machine")
@@ -44,6 +47,32 @@ func (f *file) check(l *layer) (wrong []string) {
 		return true
 	})
 	return wrong
+}
+
+// tests reports whether a function is a test, or helps one: it is handed a *testing.T or a testing.TB. A client
+// that paces the load of a benchmark is neither.
+func tests(n *ast.FuncDecl) bool {
+	for _, p := range n.Type.Params.List {
+		t := p.Type
+		if star, ok := t.(*ast.StarExpr); ok {
+			t = star.X
+		}
+		if name := named(t); name == "testing.T" || name == "testing.TB" {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *file) checkSleep(fn *ast.FuncDecl, imports map[string]string, bad func(ast.Node, string, ...any)) {
+	ast.Inspect(fn, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok && sel.Sel.Name == "Sleep" {
+			if id, ok := sel.X.(*ast.Ident); ok && id.Obj == nil && imports[id.Name] == "time" {
+				bad(n, "time.Sleep in a test: wait for an event")
+			}
+		}
+		return true
+	})
 }
 
 // skips end a test without a verdict: only test/deps may, since it knows whether CI is to fail instead.
@@ -67,8 +96,6 @@ func (f *file) checkCall(n *ast.CallExpr, l *layer, imports map[string]string, b
 	case from == "os" && what == "Exit" && !f.test && !mayExit(f.pkg),
 		from == "log" && strings.HasPrefix(what, "Fatal") && !f.test && !mayExit(f.pkg):
 		bad(n, "%s.%s outside a command: return the error", from, what)
-	case from == "time" && what == "Sleep" && f.test && !strings.HasSuffix(f.name, "bench_test.go"): // a benchmark paces its load
-		bad(n, "time.Sleep in a test: wait for an event")
 	case from == "time" && clocks[what] && l.protocol && !f.test:
 		bad(n, "time.%s in a state machine: the caller says what time it is", what)
 	case from == "" && skips[what] && f.test && f.pkg != "test/deps":

@@ -89,3 +89,20 @@ func TestSpread(t *testing.T) {
 		t.Error("the samples were put in another order")
 	}
 }
+
+// TestFailedRounds: a peer survives a failed round, which is then named; lunar does not.
+func TestFailedRounds(t *testing.T) {
+	peer := line{subject: subject{kind: istgt}}
+	peer.fail(3, 5, errors.New("lost\nit"))
+	peer.fail(4, 5, errors.New("again"))
+	if peer.sum.err != nil || peer.sum.note != "round 3: lost it; round 4: again" {
+		t.Errorf("after two rounds of five: error %v, note %q", peer.sum.err, peer.sum.note)
+	}
+	if peer.fail(5, 5, errors.New("and again")); peer.sum.err == nil {
+		t.Error("figures although three rounds of five failed")
+	}
+	own := line{subject: subject{kind: lunar}}
+	if own.fail(1, 5, errors.New("lost it")); own.sum.err == nil {
+		t.Error("figures of lunar although a round failed")
+	}
+}

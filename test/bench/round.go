@@ -18,6 +18,8 @@ type line struct {
 	subject subject
 	server  *server
 	sum     summary
+
+	failures int // rounds
 }
 
 // measure runs one row: it starts every server, runs the rounds interleaved, and stops them. A subject that fails keeps
@@ -63,7 +65,7 @@ func (b *bench) measure(ctx context.Context, r *row) ([]summary, error) {
 				return nil, ctx.Err()
 			}
 			if err != nil {
-				l.sum.err = fmt.Errorf("round %d: %w", n+1, err)
+				l.fail(n+1, rounds, err)
 				continue
 			}
 			l.sum.samples = append(l.sum.samples, x)
@@ -78,6 +80,20 @@ func (b *bench) measure(ctx context.Context, r *row) ([]summary, error) {
 		sums = append(sums, l.sum)
 	}
 	return sums, nil
+}
+
+// fail notes a failed round. Of lunar one is too many; a peer keeps its other rounds until half of all have failed.
+func (l *line) fail(round, rounds int, err error) {
+	err = fmt.Errorf("round %d: %w", round, err)
+	l.failures++
+	if l.subject.kind == lunar || 2*l.failures >= rounds {
+		l.sum.err = err
+		return
+	}
+	if l.sum.note != "" {
+		l.sum.note += "; "
+	}
+	l.sum.note += oneLine(err)
 }
 
 // subjects are the row's, with the servers that the user named, without those that the user left out.

@@ -18,7 +18,7 @@ func startLunar(b *bench, ctx context.Context, s *server, u *setup) error {
 	if err != nil {
 		return err
 	}
-	args := []string{b.lunard, "--portal", portal}
+	args := append([]string{b.lunard, "--portal", portal}, u.args...)
 	for i, f := range u.files {
 		uri := (&url.URL{Scheme: "file", Path: f}).String()
 		if u.direct {

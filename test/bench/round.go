@@ -125,7 +125,7 @@ func (b *bench) prepare(ctx context.Context, r *row, s subject, set int) (*serve
 	if err != nil {
 		return nil, err
 	}
-	u := &setup{dir: dir, files: files, defaults: s.defaults, direct: r.medium == diskDirect, digests: s.digests, stall: s.stall}
+	u := &setup{dir: dir, files: files, defaults: s.defaults, direct: r.medium == diskDirect, digests: s.digests, stall: s.stall, args: s.args}
 	if r.pinned {
 		u.pin = serverCPU()
 	}

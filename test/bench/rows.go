@@ -41,8 +41,9 @@ type subject struct {
 	defaults bool // its own defaults instead of the values common to all
 	targets  int  // 0: the row's
 	digests  bool
-	stall    bool // a second LUN, whose store stalls, is under load too
-	alone    bool // has files of its own, since another server of its kind is in the row
+	stall    bool     // a second LUN, whose store stalls, is under load too
+	args     []string // more for lunard
+	alone    bool     // has files of its own, since another server of its kind is in the row
 }
 
 func (s subject) name() string {
@@ -115,7 +116,8 @@ func allRows() []row {
 		{name: "write4k-32", title: "4 KiB random write, depth 32", load: write4k(32), subjects: everyone(),
 			goals: tail(atMost(cpu, 1.3, floor), atLeast(iops, 1.6, tgtd))},
 		{name: "read4k-1", title: "4 KiB random read, depth 1, client and server pinned apart", load: read4k(1), pinned: true, rounds: 10,
-			subjects: everyone(), goals: tail(atLeast(iops, 0.9, floor), atMost(cpu, 1.3, floor))},
+			subjects: append(everyone(), subject{kind: lunar, label: "lunar, --spin 50µs", args: []string{"--spin", "50us"}, alone: true}),
+			goals:    tail(atLeast(iops, 0.9, floor), atMost(cpu, 1.3, floor))},
 		{name: "open-20k", title: "open loop: 20,000 I/Os a second, 4 KiB, 70 % reads, Poisson arrivals", load: open, subjects: everyone(),
 			goals: tail(atMost(cpu, 1.3, floor))},
 		{name: "read16k-128", title: "16 KiB random read, depth 128", load: read16k(), subjects: everyone(),

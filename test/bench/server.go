@@ -26,7 +26,8 @@ type setup struct {
 	direct   bool
 	digests  bool
 	stall    bool
-	pin      string // processors, as taskset takes them; "" for all
+	args     []string // more for lunard
+	pin      string   // processors, as taskset takes them; "" for all
 }
 
 // iqn names the target of the i-th file.

@@ -102,10 +102,10 @@ func (s *Session) Begun(t *Task, want uint32) bool {
 }
 
 // Collect gives t the place for its Data-Out, buf of as many bytes as the command needs, after Begun said that
-// they are not all there. imm is the Begin action's immediate data. R2Ts follow as negotiated, and
+// they are not all there. imm is the Begin action's immediate data, which may lie at buf's head already. R2Ts follow as negotiated, and
 // Execute when all is there.
 func (s *Session) Collect(t *Task, buf, imm []byte, acts []Action) []Action {
-	copy(buf, imm)
+	place(buf, imm)
 	t.Buf = buf
 	t.state = taskCollecting
 	s.hold(t)

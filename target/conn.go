@@ -22,8 +22,9 @@ type conn struct {
 	name  string         // "initiator@address", for logs
 	local netip.AddrPort // the portal as the initiator reached it
 
-	rest     *evloop.Buf // bytes that are not handled yet; nil while idle
-	whole    bool        // of rest: it holds whole PDUs, left over when a turn was used up
+	rest     []byte // bytes that are not handled yet; nil while idle
+	bulk     bool   // the last PDU had a large data segment: the next one probably has, too
+	whole    bool   // of rest: it holds whole PDUs, left over when a turn was used up
 	in       incoming
 	out      outQueue
 	waiting  []*record // reads that wait until there is less to send
@@ -64,11 +65,14 @@ func (c *conn) receive() (more bool) {
 	slab := c.l.slab
 	have := 0
 	if c.rest != nil {
-		have = copy(slab, c.rest.B)
+		have = copy(slab, c.rest)
 	}
 	if c.whole {
 		c.whole = false
 		return c.handleAll(slab[:have])
+	}
+	if c.bulk {
+		slab = slab[:have+bulkPeek]
 	}
 	n, err := recv(c.fd, slab[have:])
 	if !c.received(n, err) {
@@ -119,30 +123,49 @@ func (c *conn) handleAll(b []byte) (more bool) {
 	if c.dead {
 		return false
 	}
+	c.bulk = c.in.total != 0
 	c.whole = more
 	c.setRest(b)
 	return more
 }
 
-// setRest keeps a copy of b, the start of an incomplete PDU, until more of it comes.
+// setRest keeps a copy of b, what is not handled yet, until more comes. The memory is not the budget's: a connection that
+// cannot even keep the start of a PDU would be lost, and what it is at most is bounded: see restSize, and slabSize for a turn that ended early.
 func (c *conn) setRest(b []byte) {
-	pool := c.l.pool
-	old := c.rest
-	if old != nil && cap(old.B) >= len(b) && len(b) != 0 {
-		old.B = old.B[:len(b)]
-		copy(old.B, b)
-		return
-	}
-	c.rest = nil
-	if len(b) != 0 {
-		if c.rest = pool.Get(len(b)); c.rest == nil {
-			c.lost("no memory for an incomplete PDU")
-			return
+	switch {
+	case len(b) == 0:
+		if c.rest != nil {
+			c.l.putRest(c.rest)
+			c.rest = nil
 		}
-		copy(c.rest.B, b)
+		return
+	case cap(c.rest) < len(b):
+		if c.rest != nil {
+			c.l.putRest(c.rest)
+		}
+		c.rest = c.l.getRest(len(b))
 	}
-	if old != nil {
-		pool.Put(old)
+	c.rest = c.rest[:len(b)]
+	copy(c.rest, b)
+}
+
+// getRest returns memory for n bytes.
+func (l *loop) getRest(n int) []byte {
+	if n > restSize {
+		return make([]byte, n)
+	}
+	if last := len(l.rests) - 1; last >= 0 {
+		b := l.rests[last]
+		l.rests[last] = nil
+		l.rests = l.rests[:last]
+		return b
+	}
+	return make([]byte, restSize)
+}
+
+func (l *loop) putRest(b []byte) {
+	if cap(b) == restSize && len(l.rests) < keepRests {
+		l.rests = append(l.rests, b[:restSize])
 	}
 }
 
@@ -170,6 +193,12 @@ func (c *conn) begin(h *pdu.Header, b []byte) {
 	}
 	n := h.DataLen()
 	l := c.l
+	if h.Opcode() == pdu.OpSCSICommand {
+		// The rest of a write's data is going to be collected behind its immediate data.
+		if w := (*pdu.SCSICommand)(h); w.Write() && w.EDTL() <= evloop.MaxBuf {
+			n = max(n, int(w.EDTL()))
+		}
+	}
 	dst, task, wanted := c.se.s.Place(h)
 	switch {
 	case dst != nil:
@@ -177,7 +206,7 @@ func (c *conn) begin(h *pdu.Header, b []byte) {
 		in.task.placing++
 	case wanted:
 		if in.buf = l.pool.Get(n); in.buf != nil {
-			in.dst = in.buf.B
+			in.dst = in.buf.B[:h.DataLen()]
 			break
 		}
 		if h.Opcode() != pdu.OpSCSICommand {
@@ -190,7 +219,7 @@ func (c *conn) begin(h *pdu.Header, b []byte) {
 		if l.scratch == nil {
 			l.scratch = make([]byte, c.c.MaxDataSegment())
 		}
-		in.dst, in.lost = l.scratch[:n], true
+		in.dst, in.lost = l.scratch[:h.DataLen()], true
 	}
 	part := b[pdu.HeaderLen+h.AHSLen():]
 	copy(in.dst, part)
@@ -209,6 +238,7 @@ func (c *conn) receiveInto() (more bool) {
 	if n := in.total - max(in.got, len(in.dst)); n != 0 {
 		vec = append(vec, unix.Iovec{Base: &c.l.pad[0], Len: uint64(n)})
 	}
+	slab = slab[:bulkPeek]
 	vec = append(vec, unix.Iovec{Base: &slab[0], Len: uint64(len(slab))})
 	n, err := recvVec(c.fd, vec)
 	if !c.received(n, err) {
@@ -261,10 +291,7 @@ func (c *conn) lost(why string) {
 		l.drop(&c.out.q[i])
 	}
 	c.out = outQueue{}
-	if c.rest != nil {
-		l.pool.Put(c.rest)
-		c.rest = nil
-	}
+	c.setRest(nil)
 	if c.in.buf != nil {
 		l.pool.Put(c.in.buf)
 	}

@@ -24,6 +24,13 @@ const (
 	// placeMin is the data segment from which an incomplete PDU is received straight into its place rather than
 	// kept and completed in the slab.
 	placeMin = 16 << 10
+	// bulkPeek is how much is read of what follows a PDU with a large data segment: enough for the next header. More would only
+	// have to be copied to its place.
+	bulkPeek = 4 << 10
+	// restSize holds the start of any PDU that is not received into its place: header, all AHS, and less than placeMin of data.
+	restSize = placeMin + 2<<10
+	// keepRests is how many of these a loop keeps for reuse.
+	keepRests = 32
 	// inPlaceMax is the largest READ that is read into the output stream itself. Above it a pooled buffer goes out by
 	// writev, which costs one more vector and saves reserving room that a slow connection would keep.
 	inPlaceMax = 64 << 10
@@ -43,8 +50,9 @@ type loop struct {
 	closed  bool
 
 	slab       []byte
-	scratch    []byte // where data goes that no buffer could be had for
-	arena      *arena // output under construction
+	rests      [][]byte // free memory for conn.rest
+	scratch    []byte   // where data goes that no buffer could be had for
+	arena      *arena   // output under construction
 	spare      *arena
 	acts       []session.Action // see takeActs
 	vec        [maxVec + 2]unix.Iovec

@@ -98,10 +98,12 @@ func (l *loop) begin(t *session.Task, imm []byte, acts []session.Action) []sessi
 	case cmd.Out == 0:
 		return l.read(r, acts)
 	case !c.se.s.Begun(t, cmd.Out):
-		if r.buf = l.pool.Get(int(cmd.Out)); r.buf == nil {
+		if l.gift != nil && len(l.gift.B) >= int(cmd.Out) {
+			r.buf, l.gift = l.gift, nil // the immediate data is at its head already
+		} else if r.buf = l.pool.Get(int(cmd.Out)); r.buf == nil {
 			return l.taskSetFull(r, acts)
 		}
-		return c.se.s.Collect(t, r.buf.B, imm, acts)
+		return c.se.s.Collect(t, r.buf.B[:cmd.Out], imm, acts)
 	}
 	// All the data is here: in the slab, or in a buffer that it was received into.
 	cmd.Buf = imm[:cmd.Out]
@@ -168,7 +170,7 @@ func (l *loop) read(r *record, acts []session.Action) []session.Action {
 
 // executeCollected executes a command whose Data-Out has been collected.
 func (l *loop) executeCollected(r *record, acts []session.Action) []session.Action {
-	r.cmd.Buf, r.cmd.NoWait = r.buf.B, false
+	r.cmd.Buf, r.cmd.NoWait = r.buf.B[:r.cmd.Out], false
 	return l.execute(r, acts)
 }
 

@@ -64,8 +64,9 @@ func TestMiss(t *testing.T) {
 	if out := h.Start(r); out != backstore.WouldBlock {
 		t.Fatalf("a read that is not cached, with NoWait: outcome %d", out)
 	}
-	h.Want(512<<10, want[:4096], "a read that is not cached")
-	r = &backstore.Request{Op: backstore.Read, Flags: backstore.NoWait, Off: 512 << 10, Len: 4096, Buf: h.Buf(4096)}
+	// The kernel may have begun to read there for the asking, so the next one is far from it.
+	h.Want(0, want[:4096], "a read that is not cached")
+	r = &backstore.Request{Op: backstore.Read, Flags: backstore.NoWait, Len: 4096, Buf: h.Buf(4096)}
 	if out := h.Start(r); out != backstore.Done || r.Err != nil {
 		t.Fatalf("the same read, cached now: outcome %d, %v", out, r.Err)
 	}

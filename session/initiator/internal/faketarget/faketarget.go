@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/initiator"
@@ -69,19 +70,29 @@ func (t *Target) Serve(nc net.Conn) error {
 	s.C.MaxRecv = 1 << 24
 	for {
 		p, err := s.pick(func(*initiator.PDU) bool { return true })
-		if err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return nil
-			}
-			return err
+		if err == nil {
+			err = s.handle(p)
 		}
-		if err := s.handle(p); err != nil {
+		if gone(err) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		if p.Opcode() == pdu.OpLogoutReq {
 			return nil
 		}
 	}
+}
+
+// gone reports whether err says no more than that the initiator closed the connection, which it may do at any time.
+func gone(err error) bool {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, syscall.EPIPE, syscall.ECONNRESET} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Session) handle(p *initiator.PDU) error {

@@ -34,9 +34,10 @@ const (
 	// inPlaceMax is the largest READ that is read into the output stream itself. Above it a pooled buffer goes out by
 	// writev, which costs one more vector and saves reserving room that a slow connection would keep.
 	inPlaceMax = 64 << 10
-	// flushBytes is how much output gathers before it is sent although more requests wait: what was read into the
-	// cache is sent out of it.
-	flushBytes = 256 << 10
+	// flushBytes is how much output gathers before it is sent although more requests wait. Less means that the initiator is woken
+	// more often, which costs the sender: 256 KiB sequential reads, depth 8, took 130 µs of CPU with 256 KiB, 108 with 512 KiB, 109 with 1
+	// MiB; 16 KiB reads, depth 128, took 8.9, 7.9 and 7.3.
+	flushBytes = 1 << 20
 )
 
 // A loop is one event loop with everything that its targets share. All of it but cq is touched on the loop's

@@ -54,10 +54,14 @@ func (c *conn) Ready(ev evloop.Events) (more bool) {
 	if c.dead || ev&(evloop.Readable|evloop.HangUp) == 0 {
 		return false
 	}
-	if c.in.total != 0 {
-		return c.receiveInto()
+	if c.in.total == 0 {
+		return c.receive()
 	}
-	return c.receive()
+	// While one large PDU follows the other their answers go out together: each that goes alone wakes the initiator.
+	for again := true; again; {
+		more, again = c.receiveInto()
+	}
+	return more
 }
 
 // receive reads as much as there is into the slab, behind what is left from before, and handles what is whole.
@@ -226,10 +230,11 @@ func (c *conn) begin(h *pdu.Header, b []byte) {
 	in.got = len(part)
 }
 
-// receiveInto goes on with such a PDU: what is missing of it to its place, what follows it into the slab.
-func (c *conn) receiveInto() (more bool) {
+// receiveInto goes on with such a PDU: what is missing of it to its place, the start of what follows into the slab. again: it is
+// complete, the next such PDU has begun, and the turn is not used up.
+func (c *conn) receiveInto() (more, again bool) {
 	in := &c.in
-	slab := c.l.slab
+	slab := c.l.slab[:bulkPeek]
 	vec := c.l.vec[:0]
 	missing := in.total - in.got
 	if left := in.dst[min(in.got, len(in.dst)):]; len(left) != 0 {
@@ -238,22 +243,22 @@ func (c *conn) receiveInto() (more bool) {
 	if n := in.total - max(in.got, len(in.dst)); n != 0 {
 		vec = append(vec, unix.Iovec{Base: &c.l.pad[0], Len: uint64(n)})
 	}
-	slab = slab[:bulkPeek]
 	vec = append(vec, unix.Iovec{Base: &slab[0], Len: uint64(len(slab))})
 	n, err := recvVec(c.fd, vec)
 	if !c.received(n, err) {
-		return false
+		return false, false
 	}
+	spent := c.l.ev.Spend(1) // also where the PDU is not complete, so that the loop looks again before it asks epoll
 	in.got += min(n, missing)
 	if in.got < in.total {
-		c.l.ev.Spend(1) // so that the loop looks again before it asks epoll
-		return false
+		return false, false
 	}
 	c.finish()
 	if c.dead || n == missing {
-		return false
+		return false, false
 	}
-	return c.handleAll(slab[:n-missing]) || n-missing == len(slab) && !c.dead
+	more = c.handleAll(slab[:n-missing]) || n-missing == len(slab) && !c.dead
+	return more, c.in.total != 0 && !spent && !c.dead
 }
 
 // finish hands over the PDU that is complete now.

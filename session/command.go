@@ -130,6 +130,9 @@ func (s *Session) hold(t *Task) {
 // for the last of the initiator's data (RFC 7143 §11.4) and the session keeps t and returns it to the
 // pool itself; otherwise the caller does, once it has performed the actions.
 func (s *Session) Completed(t *Task, r Result, acts []Action) []Action {
+	if t.state == taskGone {
+		return acts // aborted: not answered (§11.5.1)
+	}
 	if t.unsol || t.r2tCount != 0 {
 		// §11.4: with data still expected the response waits for the F bit of the last sequence.
 		t.result = r

@@ -39,13 +39,13 @@ func (t *Task) findR2T(ttt uint32) int {
 // Place returns where the data of a PDU belongs, so that it can be received straight into it: the part of a task's
 // buffer that a Data-Out fills, and the task. The caller then hands the same bytes to Received. Without a place,
 // wanted says whether the data will be looked at: that of a command that is over is dropped.
-func (s *Session) Place(h *pdu.Header) (dst []byte, t *Task, wanted bool) {
+func (s *Session) Place(c *Conn, h *pdu.Header) (dst []byte, t *Task, wanted bool) {
 	if h.Opcode() != pdu.OpDataOut {
 		return nil, nil, true
 	}
 	d := (*pdu.DataOut)(h)
 	t = s.tasks[h.ITT()]
-	if t == nil || t.state != taskCollecting {
+	if t == nil || t.Conn != c || t.state != taskCollecting {
 		return nil, nil, false
 	}
 	off, end := uint64(d.Offset()), uint64(d.Offset())+uint64(h.DataLen())

@@ -30,14 +30,15 @@ func (s *Session) logout(c *Conn, h *pdu.LogoutReq, acts []Action) []Action {
 	if response != pdu.LogoutSuccess {
 		return acts
 	}
+	s.leaving = true
 	if s.closing {
 		for _, o := range s.conns {
-			o.closed = true
+			o.closed, o.lastRecv = true, c.lastRecv
 			acts = append(acts, Action{Kind: Close, Conn: o, Name: "logout"})
 		}
 		return acts
 	}
-	closing.closed = true
+	closing.closed, closing.lastRecv = true, c.lastRecv
 	return append(acts, Action{Kind: Close, Conn: closing, Name: "logout"})
 }
 
@@ -69,7 +70,7 @@ func (s *Session) ConnLost(c *Conn, acts []Action) (_ []Action, last bool) {
 	}
 	for sn, p := range s.held {
 		if p.conn == c {
-			s.heldBytes -= pdu.HeaderLen + len(p.data)
+			s.heldBytes -= p.size()
 			delete(s.held, sn)
 		}
 	}

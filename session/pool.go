@@ -42,7 +42,6 @@ type Task struct {
 	held     bool // in Session.tasks
 	counted  bool // in Session.outstanding or Session.immediate
 	result   Result
-	tmf      *TMF
 	cmdSN    pdu.SN
 	unsol    bool   // unsolicited Data-Out is still coming
 	unsolSN  pdu.SN // DataSN expected in it
@@ -53,7 +52,8 @@ type Task struct {
 	r2ts     [DefaultMaxR2T]r2t
 	r2tCount int
 
-	next *Task
+	next   *Task // in Pool.free
+	pooled bool  // is there
 }
 
 // An r2t is one Ready To Transfer that has not been answered in full.
@@ -80,6 +80,8 @@ type Pool struct {
 	n    int
 	// NewRef makes the caller's record for a new Task; it may be nil.
 	NewRef func(*Task) any
+	// ClearRef is told of every Task that comes back, also from the session; it may be nil.
+	ClearRef func(ref any)
 }
 
 // maxFree bounds the tasks that a pool keeps: beyond that they go to the collector.
@@ -95,17 +97,23 @@ func (p *Pool) Get() *Task {
 		}
 		return t
 	}
-	p.free, t.next = t.next, nil
+	p.free, t.next, t.pooled = t.next, nil, false
 	p.n--
 	return t
 }
 
-// Put takes back a task that nothing uses any more.
+// Put takes back a task that nothing uses any more. Putting it back twice panics.
 func (p *Pool) Put(t *Task) {
+	if t.pooled {
+		panic("session: Put of a task that is in the pool")
+	}
+	if p.ClearRef != nil {
+		p.ClearRef(t.Ref)
+	}
+	t.Conn, t.Buf, t.result, t.state, t.pooled = nil, nil, Result{}, taskGone, true
 	if p.n >= maxFree {
 		return
 	}
-	t.Conn, t.Buf, t.tmf, t.result = nil, nil, nil, Result{}
 	t.next, p.free = p.free, t
 	p.n++
 }

@@ -11,7 +11,16 @@ import (
 type heldPDU struct {
 	conn   *Conn
 	header pdu.Header
+	ahs    []byte
 	data   []byte
+}
+
+// size is what p counts for in Session.heldBytes.
+func (p *heldPDU) size() int {
+	if p.conn == nil {
+		return 0
+	}
+	return pdu.HeaderLen + len(p.ahs) + len(p.data)
 }
 
 // CheckHeader says whether a PDU may follow whose header has just come, before memory or time is spent on the rest
@@ -26,18 +35,14 @@ func (c *Conn) CheckHeader(h *pdu.Header) error {
 // Received takes one whole PDU: header, additional header segments and data segment without pad, all the
 // caller's. now is the caller's clock in nanoseconds. It appends what must be done to acts.
 func (s *Session) Received(c *Conn, now int64, h *pdu.Header, ahs, data []byte, acts []Action) []Action {
-	c.lastRecv = now
 	if c.closed {
 		return acts
 	}
+	c.lastRecv = now
 	switch op := h.Opcode(); op {
 	case pdu.OpSCSICommand, pdu.OpNOPOut, pdu.OpTaskMgmtReq, pdu.OpTextReq, pdu.OpLogoutReq:
 	case pdu.OpDataOut:
-		acts = s.dataOut(c, (*pdu.DataOut)(h), data, acts)
-		if len(s.tmfs) != 0 {
-			acts = s.readyTMFs(now, acts)
-		}
-		return acts
+		return s.readyTMFs(now, s.dataOut(c, (*pdu.DataOut)(h), data, acts))
 	case pdu.OpSNACK:
 		// Level 0 keeps nothing that could be sent again (RFC 7143 §11.16).
 		return s.reject(c, h, pdu.RejectSNACK, acts)
@@ -47,18 +52,14 @@ func (s *Session) Received(c *Conn, now int64, h *pdu.Header, ahs, data []byte, 
 	if h.Immediate() {
 		return s.deliver(c, now, h, ahs, data, acts)
 	}
-	if sn := h.CmdSN(); sn != s.exp {
+	if sn := h.CmdSN(); sn != s.exp || s.max.Before(sn) {
 		return s.outOfOrder(c, now, h, ahs, data, acts)
 	}
 	s.exp++
-	acts = s.deliver(c, now, h, ahs, data, acts)
-	if len(s.held) != 0 {
-		acts = s.deliverHeld(now, acts)
-	}
-	return acts
+	return s.next(c, now, s.deliver(c, now, h, ahs, data, acts))
 }
 
-// outOfOrder takes a request whose CmdSN is not the one expected: outside the window it is dropped without a word
+// outOfOrder takes a request whose CmdSN is not the one expected, or for which the window has no room: outside the window it is dropped without a word
 // (RFC 7143 §4.2.2.1), inside it waits for the gap to be filled.
 func (s *Session) outOfOrder(c *Conn, now int64, h *pdu.Header, ahs, data []byte, acts []Action) []Action {
 	sn := h.CmdSN()
@@ -70,8 +71,9 @@ func (s *Session) outOfOrder(c *Conn, now int64, h *pdu.Header, ahs, data []byte
 		s.Counters.OutOfWindow++ // a duplicate (RFC 7143 §4.2.2.1)
 		return acts
 	}
-	size := pdu.HeaderLen + len(data)
-	if s.heldBytes+size > s.lim.HeldBytes || len(ahs) != 0 {
+	p := &heldPDU{conn: c, header: *h}
+	size := pdu.HeaderLen + len(ahs) + len(data)
+	if s.heldBytes+size > s.lim.HeldBytes {
 		return s.drop(c, fmt.Sprintf("requests ahead of CmdSN %d, which never came, exceed %d bytes", s.exp, s.lim.HeldBytes), acts)
 	}
 	if s.held == nil {
@@ -81,29 +83,52 @@ func (s *Session) outOfOrder(c *Conn, now int64, h *pdu.Header, ahs, data []byte
 		s.gapSince = now
 	}
 	s.heldBytes += size
-	s.held[sn] = &heldPDU{conn: c, header: *h, data: append([]byte(nil), data...)}
+	p.ahs, p.data = append([]byte(nil), ahs...), append([]byte(nil), data...)
+	s.held[sn] = p
 	return acts
 }
 
-// deliverHeld delivers what has become next in order.
-func (s *Session) deliverHeld(now int64, acts []Action) []Action {
-	for {
-		p, ok := s.held[s.exp]
-		if !ok {
-			break
+// next asks to be called back where a request that was held has its turn now: not before the caller has performed what
+// was asked for so far, so that each request meets the tasks that those before it left.
+func (s *Session) next(c *Conn, now int64, acts []Action) []Action {
+	s.pass()
+	if len(s.held) == 0 {
+		s.gapSince = 0
+		return acts
+	}
+	s.gapSince = now
+	if s.held[s.exp] != nil {
+		acts = append(acts, Action{Kind: Next, Conn: c})
+	}
+	return acts
+}
+
+// pass goes past numbers that count as received without a request.
+func (s *Session) pass() {
+	for len(s.held) != 0 {
+		p := s.held[s.exp]
+		if p == nil || p.conn != nil {
+			return
 		}
 		delete(s.held, s.exp)
 		s.exp++
-		if p.conn != nil {
-			s.heldBytes -= pdu.HeaderLen + len(p.data)
-			acts = s.deliver(p.conn, now, &p.header, nil, p.data, acts)
-		}
 	}
-	s.gapSince = 0
-	if len(s.held) != 0 {
-		s.gapSince = now
+}
+
+// Next delivers the request whose turn a Next action announced, with acts as in Received.
+func (s *Session) Next(now int64, acts []Action) []Action {
+	p := s.held[s.exp]
+	if p == nil {
+		return acts // its connection is gone
 	}
-	return acts
+	delete(s.held, s.exp)
+	s.heldBytes -= p.size()
+	s.exp++
+	c := p.conn
+	if !c.closed {
+		acts = s.deliver(c, now, &p.header, p.ahs, p.data, acts)
+	}
+	return s.next(c, now, acts)
 }
 
 // deliver takes a request whose turn it is.
@@ -114,7 +139,7 @@ func (s *Session) deliver(c *Conn, now int64, h *pdu.Header, ahs, data []byte, a
 	case pdu.OpNOPOut:
 		return s.nopOut(c, h, data, acts)
 	case pdu.OpTaskMgmtReq:
-		return s.taskMgmt(c, now, (*pdu.TaskMgmtReq)(h), acts)
+		return s.readyTMFs(now, s.taskMgmt(c, now, (*pdu.TaskMgmtReq)(h), acts))
 	case pdu.OpTextReq:
 		return s.textReq(c, (*pdu.TextReq)(h), data, acts)
 	default: // OpLogoutReq: Received lets nothing else through
@@ -173,6 +198,9 @@ func (c *Conn) tick(now int64, acts []Action) []Action {
 	s := c.Session
 	switch {
 	case c.closed:
+		if now-c.lastRecv >= s.lim.LogoutWait {
+			return s.drop(c, "it did not take the answer to its logout", acts)
+		}
 	case c.logoutAsked != 0 && now-c.logoutAsked >= s.lim.LogoutWait:
 		return s.drop(c, "no logout followed the request for one", acts)
 	case s.lim.NOPInterval < 0:
@@ -198,7 +226,7 @@ func (c *Conn) tick(now int64, acts []Action) []Action {
 
 // Waiting reports whether something waits that is bounded in time beyond the ordinary pings: NextTick may
 // have moved nearer.
-func (s *Session) Waiting() bool { return s.gapSince != 0 || len(s.tmfs) != 0 }
+func (s *Session) Waiting() bool { return s.gapSince != 0 || len(s.tmfs) != 0 || s.leaving }
 
 // NextTick returns the time by which Tick is wanted, or 0 where nothing waits.
 func (s *Session) NextTick() int64 {
@@ -214,6 +242,7 @@ func (s *Session) NextTick() int64 {
 	for _, c := range s.conns {
 		switch {
 		case c.closed:
+			at(c.lastRecv + s.lim.LogoutWait)
 		case c.logoutAsked != 0:
 			at(c.logoutAsked + s.lim.LogoutWait)
 		case s.lim.NOPInterval < 0:

@@ -8,18 +8,17 @@ import (
 
 // Limits bound what one session may hold and how long it may wait. A zero field means its default.
 type Limits struct {
-	Window       uint32 // commands outstanding: the CmdSN window
-	Immediate    uint32 // immediate SCSI commands and task management functions outstanding, outside the window
-	HeldBytes    int    // bytes of PDUs that came ahead of a CmdSN gap
-	TextBytes    int    // one text request with its continuations
-	GapTime      int64  // ns that a CmdSN gap may last; with one connection nothing can fill it
-	NOPInterval  int64  // ns of silence before the target pings; negative: never
-	NOPTimeout   int64  // ns that an initiator may take to answer a ping
-	TMFDataWait  int64  // ns that a multi-task function waits for outstanding R2Ts
-	TMFTimeout   int64  // ns that a function waits for writes that must have ended
-	LogoutWait   int64  // ns between asking for a logout and closing
-	MaxR2T       int    // R2Ts outstanding for one task, whatever was negotiated
-	MaxUnsolData uint32 // bytes of unsolicited data taken with one command, whatever was negotiated
+	Window      uint32 // commands outstanding: the CmdSN window
+	Immediate   uint32 // immediate SCSI commands and task management functions outstanding, outside the window
+	HeldBytes   int    // bytes of PDUs that came ahead of a CmdSN gap
+	TextBytes   int    // one text request with its continuations
+	GapTime     int64  // ns that a CmdSN gap may last; with one connection nothing can fill it
+	NOPInterval int64  // ns of silence before the target pings; negative: never
+	NOPTimeout  int64  // ns that an initiator may take to answer a ping
+	TMFDataWait int64  // ns that a multi-task function waits for outstanding R2Ts
+	TMFTimeout  int64  // ns that a function waits for writes that must have ended
+	LogoutWait  int64  // ns between asking for a logout and closing
+	MaxR2T      int    // R2Ts outstanding for one task, whatever was negotiated
 }
 
 // The defaults of Limits.
@@ -108,9 +107,10 @@ const (
 	ResetLU
 	// ResetTarget: the same for every LU of the target.
 	ResetTarget
-	// AbortSet: the tasks of this nexus at LUN were aborted (Abort actions came before); call TMFDone
-	// when they are settled.
+	// AbortSet: abort the tasks of this nexus at LUN (AbortTasks on this session), then call TMFDone.
 	AbortSet
+	// Next: call Next.
+	Next
 	// SendTargets: answer with TextReply; Name is what was asked for ("All", "" or a target's name).
 	SendTargets
 	// Close: send what is queued on Conn, then close it. Name says why, for the log.
@@ -149,12 +149,13 @@ type Session struct {
 	gapSince  int64 // when the present CmdSN gap was first seen; 0: none
 
 	tasks       map[uint32]*Task // by ITT: what did not end at once
-	outstanding uint32           // tasks within the window that have not been answered
+	outstanding uint32           // commands and functions within the window that have not been answered
 	immediate   uint32           // immediate commands and functions that have not been answered
 	tmfs        []*TMF
 	nextTTT     uint32
 	text        textState
-	closing     bool
+	closing     bool // logged out as a whole
+	leaving     bool // a connection has logged out and is about to be closed
 }
 
 // A Conn is one connection of a session.
@@ -204,12 +205,8 @@ func (c *Conn) MaxDataIn() int { return min(c.maxXmit, int(c.Session.Params.MaxB
 // window. PDUs must be stamped in the order in which they are sent (RFC 7143 §4.2.2.2).
 func (c *Conn) Stamp(h *pdu.Header) {
 	s := c.Session
-	room := uint32(0)
-	if s.outstanding < s.lim.Window {
-		room = s.lim.Window - s.outstanding
-	}
 	// The window never shrinks below what was promised (RFC 7143 §4.2.2.1).
-	if max := s.exp + pdu.SN(room) - 1; s.max.Before(max) {
+	if max := s.room(); s.max.Before(max) {
 		s.max = max
 	}
 	h.SetWindow(s.exp, s.max)
@@ -231,7 +228,29 @@ func (c *Conn) Stamp(h *pdu.Header) {
 	c.statSN++
 }
 
-// Outstanding returns how many SCSI commands are not answered yet.
+// room returns the MaxCmdSN that there is room for.
+func (s *Session) room() pdu.SN {
+	if s.outstanding >= s.lim.Window {
+		return s.exp - 1
+	}
+	return s.exp + pdu.SN(s.lim.Window-s.outstanding) - 1
+}
+
+// ShowWindow tells the initiator that commands ended without an answer, if its window has grown by that (RFC 7143
+// §11.19: a NOP-In that asks for nothing).
+func (s *Session) ShowWindow(acts []Action) []Action {
+	for _, c := range s.conns {
+		if c.closed || !s.max.Before(s.room()) {
+			continue
+		}
+		acts = append(acts, Action{Kind: SendUrgent, Conn: c})
+		(*pdu.NOPIn)(&acts[len(acts)-1].Header).Init(0, pdu.NoTag, pdu.NoTag, 0)
+		break
+	}
+	return acts
+}
+
+// Outstanding returns how many SCSI commands and functions are not answered yet.
 func (s *Session) Outstanding() int { return int(s.outstanding + s.immediate) }
 
 func (s *Session) send(c *Conn, acts []Action) ([]Action, *Action) {

@@ -6,6 +6,7 @@ import "github.com/lunar-iscsi/lunar/session/pdu"
 type textState struct {
 	conn *Conn
 	itt  uint32
+	last bool   // the request had its F bit: the answer may have it too
 	ttt  uint32 // of our last response, NoTag when none is open
 	in   []byte // a request with its continuations so far
 	out  []byte // a reply that goes on in the next response
@@ -25,6 +26,7 @@ func (s *Session) textReq(c *Conn, h *pdu.TextReq, data []byte, acts []Action) [
 	case !x.open || x.conn != c || x.itt != itt || x.ttt != ttt:
 		return s.reject(c, h.H(), pdu.RejectProtocol, acts)
 	}
+	x.last = final
 	if len(x.out) != 0 {
 		// The initiator asks for the rest of a long reply (§7.2); it may not send keys meanwhile.
 		if len(data) != 0 {
@@ -109,12 +111,13 @@ func (s *Session) textOut(acts []Action) []Action {
 	part, rest := x.out[:n], x.out[n:]
 	acts, a := s.send(x.conn, acts)
 	a.Data = part
-	last := len(rest) == 0
+	// §11.11.1: F answers F; to a request without it the target may not end the negotiation.
+	last := len(rest) == 0 && x.last
 	x.ttt = pdu.NoTag
 	if !last {
 		x.ttt = s.newTTT()
 	}
-	(*pdu.TextResp)(&a.Header).Init(x.itt, x.ttt, n, last, !last)
+	(*pdu.TextResp)(&a.Header).Init(x.itt, x.ttt, n, last, len(rest) != 0)
 	if last {
 		*x = textState{}
 	} else {

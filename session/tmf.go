@@ -61,6 +61,8 @@ func (s *Session) await(m *TMF) {
 	s.tmfs = append(s.tmfs, m)
 	if m.immediate {
 		s.immediate++
+	} else {
+		s.outstanding++ // so that the window bounds those that wait
 	}
 }
 
@@ -75,8 +77,7 @@ func (s *Session) abortTask(m *TMF, now int64, h *pdu.TaskMgmtReq, acts []Action
 				return s.answer(m, pdu.TaskDoesNotExist, acts)
 			}
 			s.skip(ref, now)
-			acts = s.answer(m, pdu.FunctionComplete, acts)
-			return s.deliverHeld(now, acts)
+			return s.next(m.conn, now, s.answer(m, pdu.FunctionComplete, acts))
 		}
 		return s.answer(m, pdu.TaskDoesNotExist, acts)
 	}
@@ -90,13 +91,12 @@ func (s *Session) abortTask(m *TMF, now int64, h *pdu.TaskMgmtReq, acts []Action
 // skip makes sn count as received.
 func (s *Session) skip(sn pdu.SN, now int64) {
 	if p := s.held[sn]; p != nil {
-		if p.conn != nil {
-			s.heldBytes -= pdu.HeaderLen + len(p.data)
-		}
+		s.heldBytes -= p.size()
 	} else if s.held == nil {
 		s.held = map[pdu.SN]*heldPDU{}
 	}
 	s.held[sn] = &heldPDU{}
+	s.pass()
 	if s.gapSince == 0 {
 		s.gapSince = now
 	}
@@ -106,7 +106,7 @@ func (s *Session) skip(sn pdu.SN, now int64) {
 func (s *Session) skipHeld(m *TMF) {
 	for sn, p := range s.held {
 		if p.conn != nil && sn.Before(m.cmdSN) && p.header.Opcode() == pdu.OpSCSICommand && m.covers(p.header.LUN()) {
-			s.heldBytes -= pdu.HeaderLen + len(p.data)
+			s.heldBytes -= p.size()
 			s.held[sn] = &heldPDU{}
 		}
 	}
@@ -156,7 +156,6 @@ func (s *Session) perform(m *TMF, now int64, acts []Action) []Action {
 		kind = ResetLU
 	case sam.AbortTaskSet:
 		kind = AbortSet
-		acts = s.AbortTasks(m, func(t *Task) bool { return t.LUN == m.LUN }, acts)
 	}
 	return append(acts, Action{Kind: kind, Conn: m.conn, TMF: m, LUN: m.LUN})
 }
@@ -197,6 +196,9 @@ func (m *TMF) Settled(acts []Action) []Action {
 // TMFDone says that a ResetLU, ResetTarget or AbortSet action has been carried out, but for tasks not yet settled. exists
 // is whether there is such a logical unit.
 func (s *Session) TMFDone(m *TMF, exists bool, acts []Action) []Action {
+	if m.phase == tmfAnswered {
+		return acts // its connection went meanwhile
+	}
 	if !exists {
 		return s.answer(m, pdu.LUNDoesNotExist, acts)
 	}
@@ -223,6 +225,8 @@ func (s *Session) answer(m *TMF, resp pdu.TMFResponse, acts []Action) []Action {
 			s.tmfs = append(s.tmfs[:i], s.tmfs[i+1:]...)
 			if m.immediate {
 				s.immediate--
+			} else {
+				s.outstanding--
 			}
 			break
 		}

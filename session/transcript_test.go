@@ -27,6 +27,9 @@ var rewrite = flag.Bool("rewrite", false, "rewrite the transcripts with what hap
 //	< executing itt=N             it goes on in the background
 //	< data itt=N [ttt=N] [sn=N] [off=N] len=N [f]   Data-Out
 //	< tmf itt=N fn=N [ref=N] [refsn=N] [lun=N] [sn=N] [I]
+//	< background                  every command that begins from now on goes on in the background
+//	< abortall                    the caller aborts all tasks, and shows the window
+//	< abortset                    it aborts all tasks for the function that waits
 //	< settled | tmfdone [absent] | nop itt=N [ttt=N] [len=N] [I] [sn=N]
 //	< text itt=N [ttt=N] [c] [nof] [sn=N] KEYS… | targets KEYS… | refuse
 //	< logout itt=N [reason=N] [cid=N] [sn=N] | op=HEX (any other opcode) | tick SECONDS | lost | asklogout
@@ -41,6 +44,7 @@ type transcript struct {
 	imm   map[uint32][]byte
 	aborts,
 	tmfs []*TMF
+	background bool
 }
 
 const second = int64(1e9)
@@ -128,6 +132,13 @@ func (x *transcript) do(in string) ([]Action, error) {
 			return nil, nil
 		}
 		return x.s.Collect(t, make([]byte, want), x.imm[itt], nil), nil
+	case "background":
+		x.background = true
+		return nil, nil
+	case "abortall":
+		return x.s.ShowWindow(x.s.AbortTasks(nil, func(*Task) bool { return true }, nil)), nil
+	case "abortset":
+		return x.s.AbortTasks(x.tmfs[0], func(*Task) bool { return true }, nil), nil
 	case "executing":
 		x.s.Executing(x.tasks[itt])
 		return nil, nil
@@ -186,6 +197,7 @@ func (x *transcript) open(a args) error {
 	if lim.NOPInterval == 0 {
 		lim.NOPInterval = -1
 	}
+	x.background, x.aborts, x.tmfs = false, nil, nil
 	x.now, x.sn = second, pdu.SN(a.num("cmdsn", 1))
 	x.s = New(sam.Nexus{Initiator: "iqn.i", Target: "iqn.t", PortGroup: 1}, 1, typ, p, x.sn, lim, &x.pool)
 	x.c = x.s.AddConn(0, 1, x.now)
@@ -277,6 +289,9 @@ func (x *transcript) describe(w *strings.Builder, acts []Action) {
 		case Begin:
 			x.tasks[a.Task.ITT], x.imm[a.Task.ITT] = a.Task, append([]byte(nil), a.Data...)
 			fmt.Fprintf(w, "  begin itt=%d lun=%v imm=%d\n", a.Task.ITT, a.LUN, len(a.Data))
+			if x.background {
+				x.s.Executing(a.Task)
+			}
 		case Execute:
 			fmt.Fprintf(w, "  execute itt=%d out=%d\n", a.Task.ITT, len(a.Task.Buf))
 		case DataFault:
@@ -296,8 +311,13 @@ func (x *transcript) describe(w *strings.Builder, acts []Action) {
 			if a.TMF != nil {
 				x.aborts = append(x.aborts, a.TMF)
 			}
+		case Next:
+			x.describe(w, x.s.Next(x.now, nil))
 		case ResetLU, ResetTarget, AbortSet:
 			fmt.Fprintf(w, "  %s lun=%v\n", map[ActionKind]string{ResetLU: "reset lu", ResetTarget: "reset target", AbortSet: "abort set"}[a.Kind], a.LUN)
+			if a.Kind == AbortSet {
+				x.describe(w, x.s.AbortTasks(a.TMF, func(t *Task) bool { return t.LUN == a.LUN }, nil))
+			}
 			x.tmfs = append(x.tmfs, a.TMF)
 		case SendTargets:
 			fmt.Fprintf(w, "  send targets %q\n", a.Name)

@@ -203,7 +203,7 @@ func (c *conn) begin(h *pdu.Header, b []byte) {
 			n = max(n, int(w.EDTL()))
 		}
 	}
-	dst, task, wanted := c.se.s.Place(h)
+	dst, task, wanted := c.se.s.Place(c.c, h)
 	switch {
 	case dst != nil:
 		in.dst, in.task = dst, task.Ref.(*record)

@@ -84,6 +84,7 @@ func (s *Server) newLoop(name string) (*loop, error) {
 	l.ev = ev
 	l.pool = evloop.NewPool(ev, s.budget, 0)
 	l.tasks.NewRef = func(t *session.Task) any { return &record{task: t} }
+	l.tasks.ClearRef = func(ref any) { ref.(*record).clear() }
 	ev.Unlock()
 	s.loops = append(s.loops, l)
 	return l, nil
@@ -233,7 +234,7 @@ func (l *loop) dropAllLocked(why string) {
 // abortUnitLocked aborts every command of t's sessions at lu, without an answer.
 func (t *Target) abortUnitLocked(lu *scsi.LU) {
 	for _, s := range t.sessions {
-		t.l.perform(s.s.AbortTasks(nil, func(task *session.Task) bool { return task.Ref.(*record).lu() == lu }, t.l.takeActs()))
+		t.l.perform(s.s.ShowWindow(s.s.AbortTasks(nil, s.at(lu), t.l.takeActs())))
 	}
 }
 

@@ -27,13 +27,6 @@ type record struct {
 	aborted bool
 }
 
-func (r *record) lu() *scsi.LU {
-	if r.ln == nil {
-		return nil
-	}
-	return r.ln.lu
-}
-
 // takeActs lends the slice that actions are gathered in. A second borrower, while perform runs, gets none and makes
 // its own.
 func (l *loop) takeActs() []session.Action {
@@ -61,6 +54,8 @@ func (l *loop) perform(acts []session.Action) {
 			acts = l.abort(a.Task.Ref.(*record), a.TMF, acts)
 		case session.AbortSet, session.ResetLU, session.ResetTarget:
 			acts = l.reset(a.Kind, a.Conn, a.TMF, a.LUN, acts)
+		case session.Next:
+			acts = a.Conn.Session.Next(l.ev.Now(), acts)
 		case session.SendTargets:
 			acts = l.sendTargets(a.Conn, a.Name, acts)
 		case session.Close:
@@ -286,9 +281,13 @@ func (l *loop) free(r *record) {
 		return
 	}
 	l.giveBuf(r)
+	l.tasks.Put(r.task)
+}
+
+// clear makes r ready for its next use.
+func (r *record) clear() {
 	r.conn, r.ln, r.tmf, r.aborted, r.pending, r.place, r.placeIn = nil, nil, nil, false, false, nil, nil
 	r.cmd.Buf, r.cmd.Data = nil, nil
-	l.tasks.Put(r.task)
 }
 
 // abort takes an aborted task back from wherever it is. A write that a store already has stays in the unit's range index, in
@@ -369,6 +368,8 @@ func (l *loop) reset(kind session.ActionKind, sc *session.Conn, m *session.TMF, 
 	}
 	if kind == session.ResetLU {
 		acts = l.resetUnit(ln.lu, m, acts)
+	} else {
+		acts = l.abortAll(s.AbortTasks(m, func(t *session.Task) bool { return t.LUN == lun }, nil), m, acts)
 	}
 	return s.TMFDone(m, true, acts)
 }
@@ -378,15 +379,21 @@ func (l *loop) resetUnit(lu *scsi.LU, m *session.TMF, acts []session.Action) []s
 	var aborts []session.Action
 	for _, t := range l.targets {
 		for _, se := range t.sessions {
-			aborts = se.s.AbortTasks(m, func(task *session.Task) bool { return task.Ref.(*record).lu() == lu }, aborts)
+			aborts = se.s.AbortTasks(m, se.at(lu), aborts)
 		}
 	}
-	for i := range aborts {
-		acts = l.abort(aborts[i].Task.Ref.(*record), m, acts)
-	}
+	acts = l.abortAll(aborts, m, acts)
 	l.inLU = lu
 	lu.Reset(sense.DeviceReset)
 	l.inLU = nil
+	return acts
+}
+
+// abortAll performs Abort actions at once.
+func (l *loop) abortAll(aborts []session.Action, m *session.TMF, acts []session.Action) []session.Action {
+	for i := range aborts {
+		acts = l.abort(aborts[i].Task.Ref.(*record), m, acts)
+	}
 	return acts
 }
 

@@ -60,6 +60,18 @@ func (s *sess) find(lun sam.LUN) *lunNexus {
 	return &lunNexus{lun: lun, lu: s.t.absent}
 }
 
+// at returns a function that says whether a task of s is at lu. A task that the session has refused by itself was never begun
+// here; its LUN says where it is.
+func (s *sess) at(lu *scsi.LU) func(*session.Task) bool {
+	return func(t *session.Task) bool {
+		if ln := t.Ref.(*record).ln; ln != nil {
+			return ln.lu == lu
+		}
+		ln := s.luns[t.LUN]
+		return ln != nil && ln.lu == lu
+	}
+}
+
 // relook drops what no longer is as the target's LUN map says.
 func (s *sess) relook() {
 	s.last = nil

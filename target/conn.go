@@ -220,8 +220,8 @@ func (c *conn) begin(h *pdu.Header, b []byte) {
 		fallthrough
 	default:
 		// The data is read and dropped; the command that it belongs to is answered TASK SET FULL, or was answered.
-		if l.scratch == nil {
-			l.scratch = make([]byte, c.c.MaxDataSegment())
+		if len(l.scratch) < n {
+			l.scratch = make([]byte, max(n, c.c.MaxDataSegment()))
 		}
 		in.dst, in.lost = l.scratch[:h.DataLen()], true
 	}
@@ -294,6 +294,9 @@ func (c *conn) lost(why string) {
 	c.fd = -1
 	for i := c.out.head; i < len(c.out.q); i++ {
 		l.drop(&c.out.q[i])
+	}
+	if c.out.q != nil {
+		l.putQueue(c.out.q)
 	}
 	c.out = outQueue{}
 	c.setRest(nil)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"time"
 
 	"github.com/lunar-iscsi/lunar/scsi/sam"
@@ -21,6 +22,9 @@ import (
 // maxHandover bounds the bytes that are read ahead of the end of a login and handed to the loop: what a reader's buffer
 // holds.
 const maxHandover = 16 << 10
+
+// maxLinger bounds the bytes that are read of a login request that is refused for its length.
+const maxLinger = 1 << 20
 
 // A greeter serves one connection until it is logged in, on a goroutine of its own that ends with the login or with the
 // discovery session.
@@ -39,6 +43,12 @@ type greeter struct {
 func (s *Server) serveLogin(nc net.Conn, from netip.AddrPort) {
 	g := &greeter{s: s, nc: nc, from: from, local: addrPort(nc.LocalAddr()), r: bufio.NewReaderSize(nc, maxHandover)}
 	defer nc.Close()
+	defer func() {
+		if v := recover(); v != nil {
+			s.panics.Add(1)
+			s.log.Warn("a fault in lunar itself, in a login", "from", from, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		}
+	}()
 	if err := g.run(); err != nil {
 		s.log.Info("login failed", "from", from, "error", err)
 	}
@@ -50,7 +60,7 @@ func (g *greeter) run() error {
 	first := true
 	for {
 		h, data, err := g.read(n.MaxDataSegment())
-		if err != nil {
+		if err != nil && !errors.Is(err, errTooLong) {
 			if first && errors.Is(err, io.EOF) {
 				return nil // a port scan, or a health check
 			}
@@ -72,8 +82,19 @@ func (g *greeter) run() error {
 			return fmt.Errorf("%s: %w", who(n), err)
 		}
 		if resp.Status != pdu.LoginSuccess {
+			if err != nil {
+				g.linger(h)
+			}
 			return fmt.Errorf("%s: status %04Xh: %w", who(n), uint16(resp.Status), resp.Err)
 		}
+	}
+}
+
+// linger takes some of the data that was not read, within the login's deadline: a close with data unread would be a reset,
+// which takes the answer with it.
+func (g *greeter) linger(h *pdu.Header) {
+	if tc, ok := g.nc.(*net.TCPConn); ok && tc.CloseWrite() == nil {
+		io.CopyN(io.Discard, g.r, int64(min(h.AHSLen()+pdu.Pad(h.DataLen()), maxLinger)))
 	}
 }
 
@@ -85,6 +106,9 @@ func who(n *login.Negotiator) string {
 	return fmt.Sprintf("initiator %q to target %q", r.InitiatorName, r.TargetName)
 }
 
+// errTooLong is read's error for a data segment that was not read; the header is there.
+var errTooLong = errors.New("the data segment is too long")
+
 // read reads one PDU whose data segment may have up to limit bytes.
 func (g *greeter) read(limit int) (*pdu.Header, []byte, error) {
 	var h pdu.Header
@@ -92,7 +116,7 @@ func (g *greeter) read(limit int) (*pdu.Header, []byte, error) {
 		return nil, nil, err
 	}
 	if n := h.DataLen(); n > limit {
-		return nil, nil, fmt.Errorf("%v with a data segment of %d bytes, more than %d", h.Opcode(), n, limit)
+		return &h, nil, fmt.Errorf("%w: %v with %d bytes, more than %d", errTooLong, h.Opcode(), n, limit)
 	}
 	body := make([]byte, h.AHSLen()+pdu.Pad(h.DataLen()))
 	if _, err := io.ReadFull(g.r, body); err != nil {
@@ -182,8 +206,11 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 	l.ev.Lock()
 	defer l.ev.Unlock()
 	defer l.ev.Wake()
-	if l.closed || !t.ready.Load() {
+	switch {
+	case l.closed, !t.ready.Load():
 		return pdu.TargetRemoved, errors.New("the target is going away")
+	case l.draining:
+		return pdu.ServiceUnavailable, errors.New("the server is shutting down")
 	}
 	nexus := sam.Nexus{Initiator: res.InitiatorName, ISID: res.ISID, Target: t.name, PortGroup: portalGroup}
 	se := t.byNexus[nexus]

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -58,19 +59,22 @@ type loop struct {
 	acts       []session.Action // see takeActs
 	vec        [maxVec + 2]unix.Iovec
 	pad        [4]byte
-	gift       *evloop.Buf // holds the immediate data of the command being begun; whoever takes it clears it
-	overBudget bool        // that data was dropped for want of memory
-	dirty      []*conn     // have output to send
-	kicks      []*unit     // have submitted something
-	done       []*record   // commands that ended in the background, in order
-	orphans    []*unit     // closed while a request was out; detached when it ends
-	inLU       *scsi.LU    // set while its code runs: a panic then takes it offline
+	gift       *evloop.Buf          // holds the immediate data of the command being begun; whoever takes it clears it
+	overBudget bool                 // that data was dropped for want of memory
+	dirty      []*conn              // have output to send
+	kicks      []*unit              // have submitted something
+	taken      []*backstore.Request // off cq, being dealt with; nil where that is done
+	done       []*record            // commands that ended in the background, in order; nil where that is dealt with
+	queues     [][]outPDU           // see getQueue
+	orphans    []*unit              // closed while a request was out; detached when it ends
+	inLU       *scsi.LU             // set while its code runs: a panic then takes it offline
+	inRec      *record              // whose command that is
+	draining   bool                 // nobody is let in any more
 	shared     map[any]io.Closer
 
 	cq struct {
 		sync.Mutex
 		ready []*backstore.Request
-		spare []*backstore.Request
 	}
 }
 
@@ -103,23 +107,32 @@ func (l *loop) Complete(r *backstore.Request) {
 
 // Woken is evloop.Handler's: stores have completed requests, or the admin plane left work.
 func (l *loop) Woken() {
+	l.finish() // what a panic left
 	l.cq.Lock()
-	ready := l.cq.ready
-	l.cq.ready = l.cq.spare[:0]
+	l.taken, l.cq.ready = l.cq.ready, l.taken
 	l.cq.Unlock()
-	for i, r := range ready {
-		ready[i] = nil
-		l.inLU = scsi.UnitOf(r)
-		scsi.Completed(r)
-		l.inLU = nil
-	}
-	l.cq.Lock()
-	l.cq.spare = ready[:0]
-	l.cq.Unlock()
+	l.finish()
 	l.settle()
 	if len(l.orphans) != 0 {
 		l.reap()
 	}
+}
+
+// finish hands completed requests to the LUs that they belong to.
+func (l *loop) finish() {
+	for i, r := range l.taken {
+		if r == nil {
+			continue
+		}
+		l.taken[i] = nil
+		l.inLU, l.inRec = scsi.UnitOf(r), nil
+		if c, ok := r.Owner.(*scsi.Command); ok {
+			l.inRec = c.Owner.(*record)
+		}
+		scsi.Completed(r)
+		l.inLU = nil
+	}
+	l.taken = l.taken[:0]
 }
 
 // Done is scsi.Host's: a command that was pending has ended. It is dealt with by settle, outside the LU's code.
@@ -131,33 +144,50 @@ func (l *loop) Done(c *scsi.Command) {
 // queue up here too.
 func (l *loop) settle() {
 	for i := 0; i < len(l.done); i++ {
-		r := l.done[i]
-		l.done[i] = nil
-		l.ended(r)
+		if r := l.done[i]; r != nil {
+			l.done[i] = nil
+			l.ended(r)
+		}
 	}
 	l.done = l.done[:0]
 }
 
 // EndTurn is evloop.Handler's: stores get their batch, connections their output.
 func (l *loop) EndTurn() {
-	if len(l.done) != 0 {
+	// Each may bring about the others: a batch that ends at once is answered, and what is sent lets reads go on.
+	for len(l.done)+len(l.kicks)+len(l.dirty) != 0 {
 		l.settle()
+		l.kick()
+		l.send()
 	}
-	l.kick()
+}
+
+// send sends what there is for each connection. One whose socket takes no more is called when it does.
+func (l *loop) send() {
 	for i := 0; i < len(l.dirty); i++ {
 		c := l.dirty[i]
+		if c == nil {
+			continue
+		}
 		l.dirty[i] = nil
 		c.isDirty = false
-		c.flush()
+		if c.blocked {
+			c.keepSmall()
+		} else {
+			c.flush()
+		}
 	}
 	l.dirty = l.dirty[:0]
 }
 
 func (l *loop) kick() {
 	for i, u := range l.kicks {
+		if u == nil {
+			continue
+		}
 		l.kicks[i] = nil
 		u.kicks = false
-		l.inLU = u.lu
+		l.inLU, l.inRec = u.lu, nil
 		u.lu.Kick()
 		l.inLU = nil
 	}
@@ -167,21 +197,64 @@ func (l *loop) kick() {
 // panicked is evloop's: the connection that it came from is lost, and an LU whose code was running goes offline rather
 // than on with half-changed state.
 func (l *loop) panicked(v any, stack []byte) {
-	lu := l.inLU
-	l.inLU = nil
+	lu, r := l.inLU, l.inRec
+	l.inLU, l.inRec = nil, nil
 	c, _ := l.ev.Current().(*conn)
+	if lu != nil && r != nil {
+		r.lost = true
+		if c == nil {
+			c = r.conn
+		}
+	}
+	l.fault(lu, c, v, stack)
+	l.acts = nil
+	if l.gift != nil {
+		l.pool.Put(l.gift)
+	}
+	l.gift, l.overBudget = nil, false
+	if c != nil {
+		l.cut(c)
+	}
+	l.ev.Wake() // for what the panic cut short
+}
+
+// fault counts and logs a panic; lu, if it came from one, goes offline.
+func (l *loop) fault(lu *scsi.LU, c *conn, v any, stack []byte) {
 	name := ""
 	if c != nil {
 		name = c.name
 	}
-	l.s.log.Warn("a fault in lunar itself; the connection is dropped", "conn", name, "lu_offline", lu != nil, "panic", fmt.Sprint(v), "stack", string(stack))
+	l.s.panics.Add(1)
+	l.s.log.Warn("a fault in lunar itself", "conn", name, "lu_offline", lu != nil, "panic", fmt.Sprint(v), "stack", string(stack))
 	if lu != nil {
 		lu.SetOffline("a fault in its code")
 	}
-	l.acts = nil
-	if c != nil && !c.dead {
+}
+
+// cut drops a connection after a panic, which may have left it anyhow.
+func (l *loop) cut(c *conn) {
+	defer func() {
+		if v := recover(); v != nil {
+			l.fault(nil, c, v, debug.Stack())
+		}
+	}()
+	if !c.dead {
 		c.lost("a fault in lunar itself")
 	}
+}
+
+// guard calls code of lu off the fast path, where a panic must not keep the caller from going on.
+func (l *loop) guard(lu *scsi.LU, f func()) (sound bool) {
+	outer := l.inLU
+	l.inLU = nil
+	defer func() {
+		l.inLU = outer
+		if !sound {
+			l.fault(lu, nil, recover(), debug.Stack())
+		}
+	}()
+	f()
+	return true
 }
 
 // Watch is backstore.Loop's.
@@ -215,6 +288,7 @@ func (l *loop) Shared(key any, make func(backstore.Loop) (io.Closer, error)) (io
 }
 
 func (l *loop) askLogoutLocked() {
+	l.draining = true
 	for _, t := range l.targets {
 		for _, s := range t.sessions {
 			l.perform(s.s.AskLogout(l.s.group.Clock(), l.takeActs()))

@@ -57,6 +57,7 @@ type outPDU struct {
 	data []byte      // the rest, elsewhere; the pad comes from zeroes
 	buf  *evloop.Buf // of data; released when the PDU has been sent
 	own  *evloop.Buf // of heads that keepSmall moved; likewise
+	copy bool        // counted in outQueue.copied
 }
 
 func (p *outPDU) size() int { return len(p.head) + pdu.Pad(len(p.data)) }
@@ -66,18 +67,50 @@ var zeroes [4]byte
 
 // An outQueue is a connection's stream of PDUs.
 type outQueue struct {
-	q       []outPDU
-	head    int // of q
-	sent    int // bytes of q[head] that are sent
-	stamped int // of q, from head on
-	bytes   int // unsent
+	q       []outPDU // the loop's while nothing is queued: an idle connection keeps none
+	head    int      // of q
+	sent    int      // bytes of q[head] that are sent
+	stamped int      // of q, from head on
+	bytes   int      // unsent
+	copied  struct { // of these, what is not Data-In that lies where the store put it: a flood of requests that cost nothing
+		pdus, bytes int
+	}
 }
 
 func (o *outQueue) len() int { return len(o.q) - o.head }
 
+// keepQueues is how many queues' memory a loop keeps for reuse, and keepQueue how many PDUs the longest of them has.
+const (
+	keepQueues = 64
+	keepQueue  = 1024
+)
+
+// getQueue returns memory for a queue.
+func (l *loop) getQueue() []outPDU {
+	n := len(l.queues) - 1
+	if n < 0 {
+		return nil
+	}
+	q := l.queues[n]
+	l.queues = l.queues[:n]
+	return q
+}
+
+// putQueue takes back the memory of a queue whose PDUs are dropped.
+func (l *loop) putQueue(q []outPDU) {
+	if cap(q) <= keepQueue && len(l.queues) < keepQueues {
+		l.queues = append(l.queues, q[:0])
+	}
+}
+
 // push appends p; an urgent PDU goes ahead of what has no sequence number yet.
 func (o *outQueue) push(p outPDU, urgent bool) {
-	o.bytes += p.size()
+	n := p.size()
+	o.bytes += n
+	if p.copy {
+		o.copied.pdus++
+		o.copied.bytes += n
+	}
 	o.q = append(o.q, p)
 	if urgent {
 		at := o.head + o.stamped
@@ -96,23 +129,24 @@ func (c *conn) queue(act *session.Action, r *record) {
 	p := outPDU{}
 	n := len(act.Data)
 	switch {
-	case r != nil && r.place != nil && n != 0 && unsafe.SliceData(act.Data) == unsafe.SliceData(r.place[pdu.HeaderLen:]):
+	case r != nil && r.place != nil && n == len(r.cmd.Data) && n != 0 && unsafe.SliceData(act.Data) == unsafe.SliceData(r.place[pdu.HeaderLen:]):
 		p.a = r.placeIn
 		end := pdu.HeaderLen + pdu.Pad(n)
 		p.head = r.place[:end]
 		clear(p.head[pdu.HeaderLen+n:])
 		copy(p.head, act.Header[:])
 		r.place = nil
-	case act.Kind == session.SendData:
+	case r != nil && r.buf != nil && act.Kind == session.SendData:
 		p.a = l.room(pdu.HeaderLen)
 		p.head = p.a.b[p.a.pos : p.a.pos+pdu.HeaderLen]
 		p.a.pos += pdu.HeaderLen
 		copy(p.head, act.Header[:])
 		p.data = act.Data
-		if (*pdu.DataIn)(&act.Header).HasStatus() && r != nil {
+		if (*pdu.DataIn)(&act.Header).HasStatus() {
 			p.buf, r.buf = r.buf, nil // the last Data-In takes the buffer with it
 		}
 	default:
+		// The data is the session's, or lies in a command that is about to be used again.
 		end := pdu.HeaderLen + pdu.Pad(n)
 		if end > arenaSize {
 			c.lost("a response that is too long")
@@ -125,10 +159,14 @@ func (c *conn) queue(act *session.Action, r *record) {
 		copy(p.head[pdu.HeaderLen:], act.Data)
 		clear(p.head[pdu.HeaderLen+n:])
 		pdu.HeaderAt(p.head).SetDataLen(n)
+		p.copy = true
 	}
 	p.a.refs++
+	if c.out.q == nil {
+		c.out.q = l.getQueue()
+	}
 	c.out.push(p, act.Kind == session.SendUrgent)
-	if c.out.len() > l.s.cfg.MaxQueuedPDUs {
+	if o := &c.out.copied; o.pdus > l.s.cfg.MaxQueuedPDUs || o.bytes > l.s.cfg.MaxBacklog+arenaSize {
 		c.lost("it does not read: too many responses wait for it")
 		return
 	}
@@ -137,7 +175,7 @@ func (c *conn) queue(act *session.Action, r *record) {
 
 // mark puts c on the list of those that have something to send.
 func (c *conn) mark() {
-	if !c.isDirty && !c.blocked {
+	if !c.isDirty {
 		c.isDirty = true
 		c.l.dirty = append(c.l.dirty, c)
 	}
@@ -259,20 +297,19 @@ func (o *outQueue) advance(l *loop, n int) {
 			break
 		}
 		o.sent -= size
+		if p.copy {
+			o.copied.pdus--
+			o.copied.bytes -= size
+		}
 		l.drop(p)
 		o.head++
 		o.stamped--
 	}
 	if o.head == len(o.q) {
-		o.q, o.head = o.q[:0], 0
-		if cap(o.q) > keepQueue {
-			o.q = nil
-		}
+		l.putQueue(o.q)
+		o.q, o.head = nil, 0
 	}
 }
-
-// keepQueue is the longest queue whose memory an idle connection keeps, in PDUs: none of what a burst needed.
-const keepQueue = 256
 
 // drop releases what a queued PDU holds.
 func (l *loop) drop(p *outPDU) {
@@ -288,21 +325,18 @@ func (l *loop) drop(p *outPDU) {
 	*p = outPDU{}
 }
 
-// keepSmall moves what a slow connection keeps of the loop's arena to a buffer of its own, if it is little, so that the arena is not
-// pinned by it.
+// keepSmall moves what a slow connection keeps of the loop's present arena to a buffer of its own, if it is little, so that the arena
+// is not pinned by it.
 func (c *conn) keepSmall() {
 	o := &c.out
-	var only *arena
+	only := c.l.arena
 	n := 0
 	for i := o.head; i < len(o.q); i++ {
-		p := &o.q[i]
-		if p.a == nil || only != nil && p.a != only {
-			continue
+		if p := &o.q[i]; p.a == only {
+			n += len(p.head)
 		}
-		only = p.a
-		n += len(p.head)
 	}
-	if only == nil || only != c.l.arena || n > arenaSize/4 {
+	if only == nil || n == 0 || n > arenaSize/4 {
 		return
 	}
 	b := c.l.pool.Get(n)

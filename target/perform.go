@@ -2,6 +2,7 @@ package target
 
 import (
 	"fmt"
+	"unsafe"
 
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
@@ -22,6 +23,8 @@ type record struct {
 	place   []byte      // for a READ into the output stream: header and data there, inside placeIn
 	placeIn *arena
 	placing int          // connections that are receiving into buf
+	held    bool         // a reference of placeIn is this record's
+	lost    bool         // a fault left its request nobody knows where: its memory is not used again
 	tmf     *session.TMF // to be told when the command, aborted, has really ended
 	pending bool         // the LU has it
 	aborted bool
@@ -79,21 +82,23 @@ func (l *loop) begin(t *session.Task, imm []byte, acts []session.Action) []sessi
 	cmd.Nexus, cmd.CDB, cmd.Attr, cmd.OutLen = r.ln.nexus, t.CDB[:], t.Attr, t.OutLen()
 	cmd.Inventory, cmd.Owner = c.se.t, r
 	cmd.Buf, cmd.NoWait = nil, false
+	dropped := l.overBudget
+	l.overBudget = false // a command that follows in the same list has its own data
 	lu := r.ln.lu
-	l.inLU = lu
+	l.inLU, l.inRec = lu, r
 	ok := lu.Prepare(cmd)
 	l.inLU = nil
 	switch {
 	case !ok:
 		return l.complete(r, acts)
-	case l.overBudget:
+	case dropped:
 		return l.taskSetFull(r, acts)
 	case cmd.Out == 0 && cmd.In == 0:
 		return l.execute(r, acts)
 	case cmd.Out == 0:
 		return l.read(r, acts)
 	case !c.se.s.Begun(t, cmd.Out):
-		if l.gift != nil && len(l.gift.B) >= int(cmd.Out) {
+		if l.given(imm) && len(l.gift.B) >= int(cmd.Out) {
 			r.buf, l.gift = l.gift, nil // the immediate data is at its head already
 		} else if r.buf = l.pool.Get(int(cmd.Out)); r.buf == nil {
 			return l.taskSetFull(r, acts)
@@ -102,7 +107,7 @@ func (l *loop) begin(t *session.Task, imm []byte, acts []session.Action) []sessi
 	}
 	// All the data is here: in the slab, or in a buffer that it was received into.
 	cmd.Buf = imm[:cmd.Out]
-	if l.gift != nil {
+	if l.given(imm) {
 		r.buf, l.gift = l.gift, nil
 		return l.execute(r, acts)
 	}
@@ -119,7 +124,14 @@ func (l *loop) begin(t *session.Task, imm []byte, acts []session.Action) []sessi
 		cmd.Buf, cmd.NoWait = r.buf.B, false
 		return l.execute(r, acts)
 	}
+	// The store has kept the slab, which it should not: that stays with it.
+	l.slab = make([]byte, slabSize)
 	return l.wait(r, acts)
+}
+
+// given reports whether imm lies in the buffer that the PDU under way was received into.
+func (l *loop) given(imm []byte) bool {
+	return l.gift != nil && unsafe.SliceData(imm) == unsafe.SliceData(l.gift.B)
 }
 
 // read executes a command that reads the medium.
@@ -132,7 +144,7 @@ func (l *loop) read(r *record, acts []session.Action) []session.Action {
 		c.se.s.Executing(r.task)
 		return acts
 	}
-	if n <= inPlaceMax && n <= c.c.MaxDataIn() {
+	if n <= inPlaceMax && n <= c.c.MaxDataIn() && !c.blocked {
 		need := pdu.HeaderLen + pdu.Pad(n)
 		a := l.room(need)
 		start := a.pos
@@ -140,21 +152,20 @@ func (l *loop) read(r *record, acts []session.Action) []session.Action {
 		a.pos += need
 		a.refs++ // nothing starts the arena anew meanwhile
 		cmd.Buf, cmd.NoWait = r.place[pdu.HeaderLen:pdu.HeaderLen+n], true
-		out := l.submit(r)
-		if out == scsi.Done {
+		switch l.submit(r) {
+		case scsi.Done:
 			acts = l.complete(r, acts)
+			l.release(a)
+			return acts
+		case scsi.Pending:
+			r.held = true // the store reads to there, sooner or later
+			return l.wait(r, acts)
 		}
-		if out == scsi.WouldBlock && a.pos == start+need {
+		if a.pos == start+need {
 			a.pos = start
 		}
 		l.release(a)
-		switch out {
-		case scsi.Done:
-			return acts
-		case scsi.Pending:
-			return l.wait(r, acts)
-		}
-		r.place = nil
+		r.place, r.placeIn = nil, nil
 	}
 	if r.buf = l.pool.Get(n); r.buf == nil {
 		return l.taskSetFull(r, acts)
@@ -179,7 +190,7 @@ func (l *loop) execute(r *record, acts []session.Action) []session.Action {
 
 func (l *loop) submit(r *record) scsi.Outcome {
 	lu := r.ln.lu
-	l.inLU = lu
+	l.inLU, l.inRec = lu, r
 	out := lu.Execute(&r.cmd)
 	l.inLU = nil
 	return out
@@ -280,6 +291,13 @@ func (l *loop) free(r *record) {
 		r.aborted = true
 		return
 	}
+	if r.lost {
+		return
+	}
+	if r.held {
+		r.held = false
+		l.release(r.placeIn)
+	}
 	l.giveBuf(r)
 	l.tasks.Put(r.task)
 }
@@ -296,10 +314,10 @@ func (l *loop) abort(r *record, m *session.TMF, acts []session.Action) []session
 	r.aborted = true
 	if r.pending {
 		lu := r.ln.lu
-		l.inLU = lu
-		ended := lu.Abort(&r.cmd)
-		hold := m != nil && !ended && lu.AbortNeedsEnd()
-		l.inLU = nil
+		ended := false
+		sound := l.guard(lu, func() { ended = lu.Abort(&r.cmd) })
+		r.lost = r.lost || !sound
+		hold := m != nil && !ended && (!sound || lu.AbortNeedsEnd())
 		l.wantKick(r.ln.unit)
 		if !ended {
 			if hold {
@@ -383,9 +401,7 @@ func (l *loop) resetUnit(lu *scsi.LU, m *session.TMF, acts []session.Action) []s
 		}
 	}
 	acts = l.abortAll(aborts, m, acts)
-	l.inLU = lu
-	lu.Reset(sense.DeviceReset)
-	l.inLU = nil
+	l.guard(lu, func() { lu.Reset(sense.DeviceReset) })
 	return acts
 }
 

@@ -118,7 +118,8 @@ type Server struct {
 	gate   loginGate
 	tsih   atomic.Uint32
 
-	sessions atomic.Int64 // normal sessions
+	sessions atomic.Int64  // normal sessions
+	panics   atomic.Uint64 // see Panics
 
 	mu      sync.Mutex // guards what follows, and publishing a new table
 	portals []*portal
@@ -211,6 +212,9 @@ func (s *Server) Close() error {
 	errs = append(errs, s.group.Close())
 	return errors.Join(errs...)
 }
+
+// Panics returns how many faults of lunar itself have cost a connection or taken a logical unit offline.
+func (s *Server) Panics() uint64 { return s.panics.Load() }
 
 // Sessions returns how many normal sessions there are.
 func (s *Server) Sessions() int { return int(s.sessions.Load()) }

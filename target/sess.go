@@ -37,6 +37,9 @@ func (s *sess) lookup(lun sam.LUN) *lunNexus {
 	if s.last != nil && s.last.lun == lun {
 		return s.last
 	}
+	if n, ok := lun.Number(); ok {
+		lun = sam.NewLUN(n) // one unit has one nexus here, whichever way the initiator writes its number
+	}
 	ln := s.luns[lun]
 	if ln == nil {
 		ln = s.find(lun)
@@ -67,8 +70,9 @@ func (s *sess) at(lu *scsi.LU) func(*session.Task) bool {
 		if ln := t.Ref.(*record).ln; ln != nil {
 			return ln.lu == lu
 		}
-		ln := s.luns[t.LUN]
-		return ln != nil && ln.lu == lu
+		n, ok := t.LUN.Number()
+		ln := s.luns[sam.NewLUN(n)]
+		return ok && ln != nil && ln.lu == lu
 	}
 }
 
@@ -77,10 +81,14 @@ func (s *sess) relook() {
 	s.last = nil
 	for lun, ln := range s.luns {
 		if now := s.current(lun); now != ln.unit {
-			ln.lu.Detach(ln.nexus)
+			s.t.l.detach(ln)
 			delete(s.luns, lun)
 		}
 	}
+}
+
+func (l *loop) detach(ln *lunNexus) {
+	l.guard(ln.lu, func() { ln.lu.Detach(ln.nexus) })
 }
 
 func (s *sess) current(lun sam.LUN) *unit {
@@ -117,7 +125,7 @@ func (l *loop) endSession(s *sess) {
 	s.ended = true
 	l.ev.StopTimer(&s.timer)
 	for lun, ln := range s.luns {
-		ln.lu.Detach(ln.nexus)
+		l.detach(ln)
 		delete(s.luns, lun)
 	}
 	s.last = nil

@@ -261,3 +261,36 @@ func TestSharedVolumeReservations(t *testing.T) {
 	}
 	r.want(r.do(transfer(cdb.Read10, 0, 1, 0), nil), "good")
 }
+
+// TestReservedHotPath: with a reservation held and another nexus registered, a READ or WRITE of the holder takes no memory.
+func TestReservedHotPath(t *testing.T) {
+	for _, kind := range allTypes {
+		st := newIdleStore(false)
+		lu, err := NewDisk(st, &idleHost{}, DiskConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &prRig{rig: &rig{TB: t, lu: lu}, nx: map[byte]*NexusLU{}}
+		r.login('a')
+		r.login('b')
+		r.register('a', keyA)
+		r.register('b', keyB)
+		r.ok('a', out{action: prReserve, kind: kind, key: keyA})
+		buf := make([]byte, 4096)
+		c := &Command{Nexus: r.nx['a'], NoWait: true, OutLen: 4096}
+		for _, b := range [][]byte{transfer(cdb.Read10, 0, 8, 0), transfer(cdb.Write10, 0, 8, 0)} {
+			c.CDB = b
+			before := st.n
+			allocs := testing.AllocsPerRun(100, func() {
+				if !lu.Prepare(c) {
+					t.Fatal(result(c))
+				}
+				c.Buf = buf
+				lu.Execute(c)
+			})
+			if allocs != 0 || st.n != before+101 {
+				t.Errorf("type %d, %s: %v allocations, %d requests", kind, cdb.Describe(b), allocs, st.n-before)
+			}
+		}
+	}
+}

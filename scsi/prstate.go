@@ -54,7 +54,11 @@ func (p *persistent) encode(naa uint64) []byte {
 			b = append(b, name...)
 		}
 	}
-	return be.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return appendChecksum(b)
+}
+
+func appendChecksum(b []byte) []byte {
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
 var errPRCut = errors.New("it is cut off, or says what it cannot")

@@ -18,6 +18,7 @@ const (
 	prReserve         = 1
 	prPreemptAndAbort = 5
 	prAPTPL           = 1
+	prAllPorts        = 4
 	prWriteExclusive  = 1
 	prRegistrantsOnly = 5
 )
@@ -111,17 +112,18 @@ func TestStateDir(t *testing.T) {
 	second.prOK(a, prRegister, 0, 0xaa, 0xab, prAPTPL)
 
 	// What cannot be saved has not happened.
-	if err := os.RemoveAll(dir); err != nil {
+	inTheWay := files[0] + ".new"
+	if err := os.Mkdir(inTheWay, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	res := second.prOut(a, prRegister, 0, 0xab, 0xac, prAPTPL)
 	if err := res.Err(); err == nil || !strings.Contains(err.Error(), "INSUFFICIENT REGISTRATION RESOURCES") {
-		t.Fatal("with the folder gone:", err)
+		t.Fatal("with a folder in the way:", err)
 	}
 	if got := second.keys(a); len(got) != 2 || got[1] != 0xab {
 		t.Fatalf("keys after a failed save: %x", got)
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := os.Remove(inTheWay); err != nil {
 		t.Fatal(err)
 	}
 	second.prOK(a, prRegister, 0, 0xab, 0xac, prAPTPL)
@@ -190,7 +192,16 @@ func TestStateDirRefusals(t *testing.T) {
 // another. None is answered, the connection goes on, and the write that the store has keeps what overlaps it waiting.
 func TestPreemptAndAbort(t *testing.T) {
 	r := newRig(t, Config{}, "write hang off=4096 len=4096 count=1")
-	victim, other, third := r.login(1), r.login(2), r.login(3)
+	victim, other := r.login(1), r.login(2)
+	o, p := r.options(3), initiator.DefaultOffer()
+	p.ImmediateData = false // its commands wait for their data
+	o.Offer = &p
+	third, err := initiator.Login(r.ctx(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer third.Close()
+	r.ready(third)
 	r.prOK(victim, prRegister, 0, 0, 0xa, 0)
 	r.prOK(other, prRegister, 0, 0, 0xb, 0)
 	r.prOK(third, prRegister, 0, 0, 0xc, 0)
@@ -241,5 +252,73 @@ func TestPreemptAndAbort(t *testing.T) {
 	}
 	if done(late) || done(behind) {
 		t.Fatal("an aborted command was answered")
+	}
+
+	// Of one that preempts its own registration, all but that command itself ends.
+	if err := r.store.Set("write hang len=1G count=1"); err != nil {
+		t.Fatal(err)
+	}
+	own := start(third, 100, 'x')
+	if err := r.store.Wait(r.ctx(), 1); err != nil {
+		t.Fatal(err)
+	}
+	r.prOK(third, prPreemptAndAbort, 0, 0xc, 0xc, 0)
+	r.store.Release()
+	if got := r.writeStatus(third); got != sam.ReservationConflict {
+		t.Fatal("a write of one that has unregistered itself:", got)
+	}
+	if done(own) {
+		t.Fatal("an aborted command was answered")
+	}
+}
+
+// A disk behind two targets has one set of reservations. A registration for all target ports is good at both; reservations
+// made by RESERVE end with the session.
+func TestReservationsOfTwoTargets(t *testing.T) {
+	r := newRig(t, Config{}, "")
+	second, err := r.s.AddTarget(testTarget+"2", TargetConfig{LoopOf: r.tg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.ShareDisk(1, r.tg, 1); err != nil {
+		t.Fatal(err)
+	}
+	here, other := r.login(1), r.login(2)
+	r.prOK(other, prRegister, 0, 0, 0xb, 0)
+	r.prOK(other, prReserve, prRegistrantsOnly, 0xb, 0, 0)
+	r.prOK(here, prRegister, 0, 0, 0xa, prAllPorts)
+	o := r.options(1)
+	o.TargetName = second.Name()
+	there, err := initiator.Login(r.ctx(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	r.ready(there)
+	if got := r.writeStatus(there); got != sam.Good {
+		t.Fatal("registered at all targets, written through the other:", got)
+	}
+	if got := r.keys(there); len(got) != 3 {
+		t.Fatalf("keys %x", got)
+	}
+}
+
+// RESERVE binds the other sessions until its own ends.
+func TestReserveEndsWithSession(t *testing.T) {
+	r := newRig(t, Config{}, "")
+	first, other := r.login(1), r.login(2)
+	res, err := first.Command(r.ctx(), lun1, []byte{cdb.Reserve6, 0, 0, 0, 0, 0}, nil, 0)
+	if err != nil || res.Err() != nil {
+		t.Fatal(err, res.Err())
+	}
+	if got := r.writeStatus(other); got != sam.ReservationConflict {
+		t.Fatal(got)
+	}
+	again := r.login(1) // reinstates the first
+	if got := r.writeStatus(other); got != sam.Good {
+		t.Fatal("after the reinstatement:", got)
+	}
+	if got := r.writeStatus(again); got != sam.Good {
+		t.Fatal(got)
 	}
 }

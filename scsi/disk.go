@@ -108,7 +108,8 @@ func NewDisk(st backstore.Store, host Host, cfg DiskConfig) (*LU, error) {
 	}
 	lu.behind.lu, lu.saving.lu = lu, lu
 	if info.Shared {
-		lu.ops = sharedDiskOps
+		// Others may write the volume past this LU, and what is reserved here would bind nobody there.
+		lu.ops = diskOps.without(reservationCodes)
 	} else {
 		lu.persistence = cfg.Persistence
 		if lu.pr, err = decodePersistent(cfg.Reservations, id.NAA); err != nil {

@@ -39,13 +39,13 @@ func (t *opTable) find(b []byte) *op {
 	return nil
 }
 
-// without returns a table that lacks some operation codes.
-func (t *opTable) without(codes ...byte) *opTable {
-	n := *t
+// without returns t without some operation codes.
+func (t *opTable) without(codes []byte) *opTable {
+	less := *t
 	for _, code := range codes {
-		n.code[code], n.actions[code] = nil, nil
+		less.code[code], less.actions[code] = nil, nil
 	}
-	return &n
+	return &less
 }
 
 // noRow ends a command that the LU does not have.
@@ -115,9 +115,6 @@ var diskOps = &opTable{
 		},
 	},
 }
-
-// sharedDiskOps are those of a volume that others may write past this LU: reservations kept here would bind nobody there.
-var sharedDiskOps = diskOps.without(cdb.Reserve6, cdb.Release6, cdb.Reserve10, cdb.Release10, cdb.PersistentIn, cdb.PersistentOut)
 
 // controllerOps are the commands of the controller, which has no medium.
 var controllerOps = &opTable{

@@ -25,6 +25,9 @@ const (
 	resvPersist                  // PERSISTENT RESERVE IN and OUT: conflict with RESERVE of anybody; the rest they check themselves
 )
 
+// reservationCodes are the commands that make reservations or tell of them.
+var reservationCodes = []byte{cdb.Reserve6, cdb.Release6, cdb.Reserve10, cdb.Release10, cdb.PersistentIn, cdb.PersistentOut}
+
 // What the reservations of another deny: bits by class.
 const (
 	deniedByWrite   = 1<<resvWrite | 1<<resvStart | 1<<resvPrevent

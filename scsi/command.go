@@ -29,6 +29,9 @@ type Host interface {
 	// Done is told, on the loop, that a command which was Pending has ended: from within Completed, Kick
 	// or SetOffline, never from within Prepare, Execute, Abort or Reset.
 	Done(c *Command)
+	// AbortNexus aborts, by Abort, the commands of a nexus at its LU but one, whatever they wait for, and returns how many: what
+	// PREEMPT AND ABORT asks for. It is called on the loop, from within Execute or Completed.
+	AbortNexus(n *NexusLU, except *Command) int
 }
 
 // An Inventory lists the logical units that a nexus can see.

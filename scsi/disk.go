@@ -27,6 +27,11 @@ type DiskConfig struct {
 	TargetPortGroup uint16 // the target port group identifier there; 1
 	RelativePort    uint16 // the relative target port identifier that Attach gives; 1
 
+	// Persistence makes APTPL possible; nil: persistent reservations end with the daemon. Reservations is what it last saved of
+	// this volume, nil for nothing; NewDisk refuses what is damaged or another volume's.
+	Persistence  Persistence
+	Reservations []byte
+
 	MaxTransfer int64 // bytes of one READ or WRITE; DefaultMaxTransfer
 	MaxQueued   int   // commands that may be pending; DefaultMaxQueued
 }
@@ -101,7 +106,16 @@ func NewDisk(st backstore.Store, host Host, cfg DiskConfig) (*LU, error) {
 		maxBlocks: uint32(maxTransfer / int64(logical)), maxFlight: max(info.MaxInFlight, 1), maxQueue: queue,
 		blocks: uint64(info.Size) / uint64(logical),
 	}
-	lu.behind.lu = lu
+	lu.behind.lu, lu.saving.lu = lu, lu
+	if info.Shared {
+		// Others may write the volume past this LU, and what is reserved here would bind nobody there.
+		lu.ops = diskOps.without(reservationCodes)
+	} else {
+		lu.persistence = cfg.Persistence
+		if lu.pr, err = decodePersistent(cfg.Reservations, id.NAA); err != nil {
+			return nil, fmt.Errorf("the saved persistent reservations: %w", err)
+		}
+	}
 	lu.kicker, _ = st.(backstore.Kicker)
 	if info.Has(backstore.CapCancel) {
 		lu.canceler, _ = st.(backstore.Canceler)

@@ -5,16 +5,6 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/sense"
 )
 
-// A resvClass says what a reservation of another nexus does to a command (SPC-4 and SBC-3, the tables of commands allowed in the presence of reservations).
-type resvClass uint8
-
-const (
-	resvAllowed  resvClass = iota // never conflicts
-	resvRead                      // conflicts with exclusive access
-	resvWrite                     // conflicts with write exclusive and exclusive access
-	resvConflict                  // conflicts with every reservation of another
-)
-
 // An op is one row of an operation code table: one command.
 type op struct {
 	name   string
@@ -49,6 +39,15 @@ func (t *opTable) find(b []byte) *op {
 	return nil
 }
 
+// without returns t without some operation codes.
+func (t *opTable) without(codes []byte) *opTable {
+	less := *t
+	for _, code := range codes {
+		less.code[code], less.actions[code] = nil, nil
+	}
+	return &less
+}
+
 // noRow ends a command that the LU does not have.
 func (lu *LU) noRow(c *Command) bool {
 	switch {
@@ -66,7 +65,7 @@ var (
 	inquiryOp      = &op{"INQUIRY", 6, resvAllowed, true, prepareInquiry, executeInquiry}
 	requestSenseOp = &op{"REQUEST SENSE", 6, resvAllowed, true, nil, executeRequestSense}
 	reportLUNsOp   = &op{"REPORT LUNS", 12, resvAllowed, true, prepareReportLUNs, executeReportLUNs}
-	testReadyOp    = &op{"TEST UNIT READY", 6, resvAllowed, false, nil, executeTestUnitReady}
+	testReadyOp    = &op{"TEST UNIT READY", 6, resvTest, false, nil, executeTestUnitReady}
 )
 
 // diskOps are the commands of a direct access block device.
@@ -77,12 +76,16 @@ var diskOps = &opTable{
 		cdb.Read6:              {"READ(6)", 6, resvRead, false, prepareRead, executeTransfer},
 		cdb.Write6:             {"WRITE(6)", 6, resvWrite, false, prepareWrite, executeTransfer},
 		cdb.Inquiry:            inquiryOp,
-		cdb.ModeSense6:         {"MODE SENSE(6)", 6, resvConflict, false, prepareModeSense, executeModeSense},
+		cdb.Reserve6:           {"RESERVE(6)", 6, resvReserve, false, prepareReserve, executeReserve},
+		cdb.Release6:           {"RELEASE(6)", 6, resvRelease, false, prepareReserve, executeRelease},
+		cdb.ModeSense6:         {"MODE SENSE(6)", 6, resvRead, false, prepareModeSense, executeModeSense},
 		cdb.ReadCapacity10:     {"READ CAPACITY(10)", 10, resvAllowed, false, prepareReadCapacity10, executeReadCapacity10},
 		cdb.Read10:             {"READ(10)", 10, resvRead, false, prepareRead, executeTransfer},
 		cdb.Write10:            {"WRITE(10)", 10, resvWrite, false, prepareWrite, executeTransfer},
 		cdb.SynchronizeCache10: {"SYNCHRONIZE CACHE(10)", 10, resvWrite, false, prepareSynchronizeCache, executeSynchronizeCache},
-		cdb.ModeSense10:        {"MODE SENSE(10)", 10, resvConflict, false, prepareModeSense, executeModeSense},
+		cdb.Reserve10:          {"RESERVE(10)", 10, resvReserve, false, prepareReserve, executeReserve},
+		cdb.Release10:          {"RELEASE(10)", 10, resvRelease, false, prepareReserve, executeRelease},
+		cdb.ModeSense10:        {"MODE SENSE(10)", 10, resvRead, false, prepareModeSense, executeModeSense},
 		cdb.Read16:             {"READ(16)", 16, resvRead, false, prepareRead, executeTransfer},
 		cdb.Write16:            {"WRITE(16)", 16, resvWrite, false, prepareWrite, executeTransfer},
 		cdb.SynchronizeCache16: {"SYNCHRONIZE CACHE(16)", 16, resvWrite, false, prepareSynchronizeCache, executeSynchronizeCache},
@@ -91,6 +94,22 @@ var diskOps = &opTable{
 		cdb.Write12:            {"WRITE(12)", 12, resvWrite, false, prepareWrite, executeTransfer},
 	},
 	actions: [256]map[byte]*op{
+		cdb.PersistentIn: {
+			prReadKeys:        {"READ KEYS", 10, resvPersist, false, preparePrin, executeReadKeys},
+			prReadReservation: {"READ RESERVATION", 10, resvPersist, false, preparePrin, executeReadReservation},
+			prCapabilities:    {"REPORT CAPABILITIES", 10, resvPersist, false, preparePrin, executePRCapabilities},
+			prReadFullStatus:  {"READ FULL STATUS", 10, resvPersist, false, preparePrin, executeReadFullStatus},
+		},
+		cdb.PersistentOut: {
+			prRegister:          {"REGISTER", 10, resvPersist, false, prepareProut, executeProut},
+			prReserve:           {"RESERVE", 10, resvPersist, false, prepareProut, executeProut},
+			prRelease:           {"RELEASE", 10, resvPersist, false, prepareProut, executeProut},
+			prClear:             {"CLEAR", 10, resvPersist, false, prepareProut, executeProut},
+			prPreempt:           {"PREEMPT", 10, resvPersist, false, prepareProut, executeProut},
+			prPreemptAndAbort:   {"PREEMPT AND ABORT", 10, resvPersist, false, prepareProut, executeProut},
+			prRegisterAndIgnore: {"REGISTER AND IGNORE EXISTING KEY", 10, resvPersist, false, prepareProut, executeProut},
+			prRegisterAndMove:   {"REGISTER AND MOVE", 10, resvPersist, false, prepareProut, executeProut},
+		},
 		cdb.ServiceActionIn16: {
 			cdb.ReadCapacity16: {"READ CAPACITY(16)", 16, resvAllowed, false, nil, executeReadCapacity16},
 		},

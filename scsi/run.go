@@ -15,11 +15,12 @@ import (
 type cmdState uint8
 
 const (
-	idle    cmdState = iota // not pending
-	waiting                 // behind older commands in the range index
-	queued                  // in lu.ready, until the store has room
-	atStore                 // its request is at the store
-	inDoubt                 // aborted, and its request is still at the store
+	idle       cmdState = iota // not pending
+	waiting                    // behind older commands in the range index
+	queued                     // in lu.ready, until the store has room
+	atStore                    // its request is at the store
+	inDoubt                    // aborted, and its request is still at the store
+	persisting                 // a PERSISTENT RESERVE OUT whose change is being saved, or behind one
 )
 
 // A plan is the set of steps that a command has still to do, in the order of the bits.
@@ -268,6 +269,8 @@ func Completed(r *backstore.Request) {
 		o.lu.completed(o)
 	case *background:
 		o.lu.flushedBehind()
+	case *saving:
+		o.ended()
 	case *LU:
 		o.woken = false
 		o.drain()
@@ -316,6 +319,10 @@ func (lu *LU) Abort(c *Command) (ended bool) {
 		if c.state == queued {
 			lu.ready.remove(c)
 		}
+		lu.untrack(c)
+		ended = true
+	case persisting:
+		lu.saving.forget(c)
 		lu.untrack(c)
 		ended = true
 	case atStore:

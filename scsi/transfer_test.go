@@ -196,7 +196,7 @@ func TestEveryOpcode(t *testing.T) {
 			}
 		}
 	}
-	if rows != 18 {
+	if rows != 34 {
 		t.Errorf("%d rows", rows)
 	}
 }

@@ -34,6 +34,7 @@ const (
 	InvalidFieldInCDB            Code = 0x2400
 	LogicalUnitNotSupported      Code = 0x2500
 	InvalidFieldInParameterList  Code = 0x2600
+	InvalidRelease               Code = 0x2604
 	WriteProtected               Code = 0x2700
 	SpaceAllocationFailed        Code = 0x2707
 	PowerOnOrReset               Code = 0x2900
@@ -81,6 +82,7 @@ var codeNames = map[Code]string{
 	InvalidFieldInCDB:            "INVALID FIELD IN CDB",
 	LogicalUnitNotSupported:      "LOGICAL UNIT NOT SUPPORTED",
 	InvalidFieldInParameterList:  "INVALID FIELD IN PARAMETER LIST",
+	InvalidRelease:               "INVALID RELEASE OF PERSISTENT RESERVATION",
 	WriteProtected:               "WRITE PROTECTED",
 	SpaceAllocationFailed:        "SPACE ALLOCATION FAILED WRITE PROTECT",
 	PowerOnOrReset:               "POWER ON, RESET, OR BUS DEVICE RESET OCCURRED",

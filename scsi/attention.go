@@ -113,4 +113,11 @@ func (lu *LU) Raise(code sense.Code, except *NexusLU) {
 // Reset ends what a reset ends in the LU, after the host has aborted the pending commands, and establishes
 // a unit attention condition for every attached nexus: 29h/03h after LOGICAL UNIT RESET, 29h/02h after a
 // target reset.
-func (lu *LU) Reset(code sense.Code) { lu.Raise(code, nil) }
+//
+// SPC-4, mode parameters: they are then what they were by default. A cache that was turned off stays so, since who did
+// that has ceased to flush.
+func (lu *LU) Reset(code sense.Code) {
+	lu.modes = modes{writeThrough: lu.modes.writeThrough}
+	lu.modesChanged()
+	lu.Raise(code, nil)
+}

@@ -35,6 +35,7 @@ const (
 	LogicalUnitNotSupported      Code = 0x2500
 	InvalidFieldInParameterList  Code = 0x2600
 	WriteProtected               Code = 0x2700
+	SoftwareWriteProtected       Code = 0x2702
 	SpaceAllocationFailed        Code = 0x2707
 	PowerOnOrReset               Code = 0x2900
 	PowerOn                      Code = 0x2901
@@ -82,6 +83,7 @@ var codeNames = map[Code]string{
 	LogicalUnitNotSupported:      "LOGICAL UNIT NOT SUPPORTED",
 	InvalidFieldInParameterList:  "INVALID FIELD IN PARAMETER LIST",
 	WriteProtected:               "WRITE PROTECTED",
+	SoftwareWriteProtected:       "LOGICAL UNIT SOFTWARE WRITE PROTECTED",
 	SpaceAllocationFailed:        "SPACE ALLOCATION FAILED WRITE PROTECT",
 	PowerOnOrReset:               "POWER ON, RESET, OR BUS DEVICE RESET OCCURRED",
 	PowerOn:                      "POWER ON OCCURRED",

@@ -120,7 +120,12 @@ func (lu *LU) Raise(code sense.Code, except *NexusLU) {
 // Reset ends what a reset ends in the LU, after the host has aborted the pending commands, and establishes
 // a unit attention condition for every attached nexus: 29h/03h after LOGICAL UNIT RESET, 29h/02h after a
 // target reset. RESERVE ends; persistent reservations do not (SPC-4 §5.13.5).
+//
+// SPC-4, mode parameters: they are then what they were by default. A cache that was turned off stays so, since who did
+// that has ceased to flush.
 func (lu *LU) Reset(code sense.Code) {
 	lu.unreserve()
+	lu.modes = modes{writeThrough: lu.modes.writeThrough}
+	lu.modesChanged()
 	lu.Raise(code, nil)
 }

@@ -6,6 +6,7 @@ import (
 	"math/bits"
 
 	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/scsi/sam"
 )
 
 // DiskConfig is what a disk shows of itself beyond its store. The zero value of a field is its default.
@@ -31,6 +32,15 @@ type DiskConfig struct {
 	// this volume, nil for nothing; NewDisk refuses what is damaged or another volume's.
 	Persistence  Persistence
 	Reservations []byte
+	// What virtual machine monitors ask for beyond a plain disk, each to be switched off.
+	NoUnmap           bool // UNMAP, WRITE SAME with UNMAP: the disk is then fully provisioned
+	NoWriteSame       bool
+	NoCompareAndWrite bool
+
+	// Functions are the task management functions that the host carries out; ABORT TASK, ABORT TASK SET and the resets.
+	Functions []sam.TMF
+
+	MaxWriteSame int64 // bytes of one WRITE SAME; DefaultMaxWriteSame
 
 	MaxTransfer int64 // bytes of one READ or WRITE; DefaultMaxTransfer
 	MaxQueued   int   // commands that may be pending; DefaultMaxQueued
@@ -93,13 +103,16 @@ func NewDisk(st backstore.Store, host Host, cfg DiskConfig) (*LU, error) {
 	if queue < 0 {
 		return nil, fmt.Errorf("a queue of %d commands", queue)
 	}
+	if cfg.MaxWriteSame < 0 || cfg.MaxWriteSame > 0 && cfg.MaxWriteSame < int64(logical) {
+		return nil, fmt.Errorf("a WRITE SAME limit of %d bytes: want a block or more", cfg.MaxWriteSame)
+	}
 	id, err := newIdentity(&cfg, info.Identity)
 	if err != nil {
 		return nil, err
 	}
 
 	lu := &LU{
-		ops: diskOps, id: id, device: deviceDisk, host: host, completer: host, store: st, info: info,
+		id: id, device: deviceDisk, host: host, completer: host, store: st, info: info,
 		blockSize: uint32(logical), blockShift: uint8(bits.TrailingZeros(uint(logical))),
 		physShift: uint8(bits.TrailingZeros(uint(physical / logical))),
 		readOnly:  cfg.ReadOnly || info.ReadOnly, removable: cfg.Removable,
@@ -107,10 +120,7 @@ func NewDisk(st backstore.Store, host Host, cfg DiskConfig) (*LU, error) {
 		blocks: uint64(info.Size) / uint64(logical),
 	}
 	lu.behind.lu, lu.saving.lu = lu, lu
-	if info.Shared {
-		// Others may write the volume past this LU, and what is reserved here would bind nobody there.
-		lu.ops = diskOps.without(reservationCodes)
-	} else {
+	if !info.Shared {
 		lu.persistence = cfg.Persistence
 		if lu.pr, err = decodePersistent(cfg.Reservations, id.NAA); err != nil {
 			return nil, fmt.Errorf("the saved persistent reservations: %w", err)
@@ -139,6 +149,11 @@ func NewDisk(st backstore.Store, host Host, cfg DiskConfig) (*LU, error) {
 			return nil, fmt.Errorf("the store takes %d bytes at once, less than a block of %d", info.MaxTransfer, unit)
 		}
 	}
+	if lu.functions = cfg.Functions; lu.functions == nil {
+		lu.functions = defaultFunctions
+	}
+	lu.provision(&cfg)
+	lu.modesChanged()
 	return lu, nil
 }
 

@@ -25,6 +25,7 @@ type LU struct {
 	blockShift uint8
 	physShift  uint8 // log2 of logical blocks in a physical one
 	readOnly   bool
+	functions  []sam.TMF // that the host carries out
 	removable  bool
 	fua        fuaMode
 	maxBlocks  uint32 // of one READ or WRITE
@@ -33,6 +34,16 @@ type LU struct {
 	maxQueue   int    // commands pending at once
 	storeMask  int64  // the store's block - 1 where that is more than the logical block, else 0
 	memMask    uintptr
+	unmap      bool   // UNMAP, and thin provisioning with it
+	unmapSame  bool   // WRITE SAME with UNMAP
+	zeroes     bool   // the store zeroes by itself
+	zeroStep   int64  // bytes of one request that zeroes or deallocates, a power of two
+	zeroBlock  []byte // of blockSize, read-only
+	maxSame    uint64 // blocks of one WRITE SAME
+	maxCompare uint32 // blocks of one COMPARE AND WRITE; 0: not offered
+
+	modes     modes
+	protected bool // readOnly, or by SWP
 
 	blocks  uint64
 	offline string // why the LU was taken offline; empty: it was not

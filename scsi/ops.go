@@ -39,15 +39,6 @@ func (t *opTable) find(b []byte) *op {
 	return nil
 }
 
-// without returns t without some operation codes.
-func (t *opTable) without(codes []byte) *opTable {
-	less := *t
-	for _, code := range codes {
-		less.code[code], less.actions[code] = nil, nil
-	}
-	return &less
-}
-
 // noRow ends a command that the LU does not have.
 func (lu *LU) noRow(c *Command) bool {
 	switch {
@@ -79,19 +70,38 @@ var diskOps = &opTable{
 		cdb.Reserve6:           {"RESERVE(6)", 6, resvReserve, false, prepareReserve, executeReserve},
 		cdb.Release6:           {"RELEASE(6)", 6, resvRelease, false, prepareReserve, executeRelease},
 		cdb.ModeSense6:         {"MODE SENSE(6)", 6, resvRead, false, prepareModeSense, executeModeSense},
+		cdb.ModeSelect6:        {"MODE SELECT(6)", 6, resvWrite, false, prepareModeSelect, executeModeSelect},
+		cdb.StartStopUnit:      {"START STOP UNIT", 6, resvStart, false, prepareStartStop, executeStartStop},
+		cdb.ReceiveDiagnostic:  {"RECEIVE DIAGNOSTIC RESULTS", 6, resvRead, false, prepareReceiveDiagnostic, executeReceiveDiagnostic},
+		cdb.SendDiagnostic:     {"SEND DIAGNOSTIC", 6, resvWrite, false, prepareSendDiagnostic, executeSendDiagnostic},
+		cdb.PreventAllow:       {"PREVENT ALLOW MEDIUM REMOVAL", 6, resvPrevent, false, preparePreventAllow, executeGood},
 		cdb.ReadCapacity10:     {"READ CAPACITY(10)", 10, resvAllowed, false, prepareReadCapacity10, executeReadCapacity10},
 		cdb.Read10:             {"READ(10)", 10, resvRead, false, prepareRead, executeTransfer},
 		cdb.Write10:            {"WRITE(10)", 10, resvWrite, false, prepareWrite, executeTransfer},
+		cdb.WriteVerify10:      {"WRITE AND VERIFY(10)", 10, resvWrite, false, prepareWriteVerify, executeWriteVerify},
+		cdb.Verify10:           {"VERIFY(10)", 10, resvRead, false, prepareVerify, executeVerify},
+		cdb.Prefetch10:         {"PRE-FETCH(10)", 10, resvRead, false, preparePrefetch, executePrefetch},
 		cdb.SynchronizeCache10: {"SYNCHRONIZE CACHE(10)", 10, resvWrite, false, prepareSynchronizeCache, executeSynchronizeCache},
 		cdb.Reserve10:          {"RESERVE(10)", 10, resvReserve, false, prepareReserve, executeReserve},
 		cdb.Release10:          {"RELEASE(10)", 10, resvRelease, false, prepareReserve, executeRelease},
 		cdb.ModeSense10:        {"MODE SENSE(10)", 10, resvRead, false, prepareModeSense, executeModeSense},
+		cdb.WriteSame10:        {"WRITE SAME(10)", 10, resvWrite, false, prepareWriteSame, executeWriteSame},
+		cdb.Unmap:              {"UNMAP", 10, resvWrite, false, prepareUnmap, executeUnmap},
+		cdb.ModeSelect10:       {"MODE SELECT(10)", 10, resvWrite, false, prepareModeSelect, executeModeSelect},
 		cdb.Read16:             {"READ(16)", 16, resvRead, false, prepareRead, executeTransfer},
+		cdb.CompareAndWrite:    {"COMPARE AND WRITE", 16, resvWrite, false, prepareCompareAndWrite, executeCompareAndWrite},
 		cdb.Write16:            {"WRITE(16)", 16, resvWrite, false, prepareWrite, executeTransfer},
+		cdb.OrWrite16:          {"ORWRITE(16)", 16, resvWrite, false, prepareOrWrite, executeOrWrite},
+		cdb.WriteVerify16:      {"WRITE AND VERIFY(16)", 16, resvWrite, false, prepareWriteVerify, executeWriteVerify},
+		cdb.Verify16:           {"VERIFY(16)", 16, resvRead, false, prepareVerify, executeVerify},
+		cdb.Prefetch16:         {"PRE-FETCH(16)", 16, resvRead, false, preparePrefetch, executePrefetch},
 		cdb.SynchronizeCache16: {"SYNCHRONIZE CACHE(16)", 16, resvWrite, false, prepareSynchronizeCache, executeSynchronizeCache},
+		cdb.WriteSame16:        {"WRITE SAME(16)", 16, resvWrite, false, prepareWriteSame, executeWriteSame},
 		cdb.ReportLUNs:         reportLUNsOp,
 		cdb.Read12:             {"READ(12)", 12, resvRead, false, prepareRead, executeTransfer},
 		cdb.Write12:            {"WRITE(12)", 12, resvWrite, false, prepareWrite, executeTransfer},
+		cdb.WriteVerify12:      {"WRITE AND VERIFY(12)", 12, resvWrite, false, prepareWriteVerify, executeWriteVerify},
+		cdb.Verify12:           {"VERIFY(12)", 12, resvRead, false, prepareVerify, executeVerify},
 	},
 	actions: [256]map[byte]*op{
 		cdb.PersistentIn: {
@@ -112,6 +122,11 @@ var diskOps = &opTable{
 		},
 		cdb.ServiceActionIn16: {
 			cdb.ReadCapacity16: {"READ CAPACITY(16)", 16, resvAllowed, false, nil, executeReadCapacity16},
+			cdb.GetLBAStatus:   {"GET LBA STATUS", 16, resvRead, false, prepareLBAStatus, executeLBAStatus},
+		},
+		cdb.MaintenanceIn: {
+			cdb.ReportOpcodes: {"REPORT SUPPORTED OPERATION CODES", 12, resvRead, false, prepareReportOpcodes, executeReportOpcodes},
+			cdb.ReportTMFs:    {"REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", 12, resvRead, false, prepareReportTMFs, executeReportTMFs},
 		},
 	},
 }

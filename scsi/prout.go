@@ -119,14 +119,6 @@ func (lu *LU) planProut(c *Command, ch *prChange) bool {
 	return planPreempt(c, ch)
 }
 
-// badList ends c with INVALID FIELD IN PARAMETER LIST, pointing at a bit (-1: the byte) of it.
-func (c *Command) badList(byteNo uint16, bit int8) bool {
-	d := sense.Data{Key: sense.IllegalRequest, Code: sense.InvalidFieldInParameterList}
-	d.PointAt(sense.InData, byteNo, bit)
-	c.fail(d)
-	return false
-}
-
 // reservation returns the type that a CDB names, if its scope and type are such.
 func (c *Command) reservation() (prType, bool) {
 	kind := prType(c.CDB[2] & 0x0f)

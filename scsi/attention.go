@@ -54,6 +54,7 @@ type NexusLU struct {
 	RelativePort uint16
 
 	attentions uint32 // pending conditions, bits in the order of attentions
+	denied     uint32 // what reservations keep this nexus from, bits by resvClass
 	pending    int    // commands in the task set
 	at         int    // in lu.nexuses
 }
@@ -62,12 +63,18 @@ type NexusLU struct {
 func (lu *LU) Attach(n sam.Nexus) *NexusLU {
 	nl := &NexusLU{Nexus: n, RelativePort: lu.id.RelativePort, at: len(lu.nexuses)}
 	lu.nexuses = append(lu.nexuses, nl)
+	lu.addPort(n.Target, n.PortGroup, nl.RelativePort)
+	nl.denied = lu.deniedTo(nl, lu.pr.find(n) >= 0)
 	nl.raise(sense.PowerOnOrReset)
 	return nl
 }
 
-// Detach forgets a nexus. Its pending commands have been aborted before; those in doubt end as they would.
+// Detach forgets a nexus, and ends its RESERVE; what it registered stays. Its pending commands have been aborted before; those in doubt
+// end as they would.
 func (lu *LU) Detach(n *NexusLU) {
+	if lu.reserver == n {
+		lu.unreserve()
+	}
 	last := len(lu.nexuses) - 1
 	lu.nexuses[n.at] = lu.nexuses[last]
 	lu.nexuses[n.at].at = n.at
@@ -112,5 +119,13 @@ func (lu *LU) Raise(code sense.Code, except *NexusLU) {
 
 // Reset ends what a reset ends in the LU, after the host has aborted the pending commands, and establishes
 // a unit attention condition for every attached nexus: 29h/03h after LOGICAL UNIT RESET, 29h/02h after a
-// target reset.
-func (lu *LU) Reset(code sense.Code) { lu.Raise(code, nil) }
+// target reset. RESERVE ends; persistent reservations do not (SPC-4 §5.13.5).
+//
+// SPC-4, mode parameters: they are then what they were by default. A cache that was turned off stays so, since who did
+// that has ceased to flush.
+func (lu *LU) Reset(code sense.Code) {
+	lu.unreserve()
+	lu.modes = modes{writeThrough: lu.modes.writeThrough}
+	lu.modesChanged()
+	lu.Raise(code, nil)
+}

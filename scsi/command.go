@@ -29,6 +29,9 @@ type Host interface {
 	// Done is told, on the loop, that a command which was Pending has ended: from within Completed, Kick
 	// or SetOffline, never from within Prepare, Execute, Abort or Reset.
 	Done(c *Command)
+	// AbortNexus aborts, by Abort, the commands of a nexus at its LU but one, whatever they wait for, and returns how many: what
+	// PREEMPT AND ABORT asks for. It is called on the loop, from within Execute or Completed.
+	AbortNexus(n *NexusLU, except *Command) int
 }
 
 // An Inventory lists the logical units that a nexus can see.
@@ -87,21 +90,23 @@ type Command struct {
 	Data []byte
 
 	// The LU's own, from here on.
-	lu     *LU
-	row    *op
-	lba    uint64
-	blocks uint32
-	span   span // what the range index is asked for
-	flags  backstore.Flags
-	plan   plan // the work left before and after the data itself
-	step   step // what the request in req is doing
-	state  cmdState
-	off    int64  // bytes of the (aligned) transfer that are finished
-	bounce []byte // the aligned cover of the transfer, where Buf itself will not do
-	slot   int32  // in the range index, or noSlot
-	pos    int    // in lu.pending
-	next   *Command
-	req    backstore.Request
+	lu      *LU
+	row     *op
+	lba     uint64
+	blocks  uint32
+	span    span // what the range index is asked for
+	flags   backstore.Flags
+	plan    plan // the work left before and after the data itself
+	step    step // what the request in req is doing
+	state   cmdState
+	yielded bool   // atStore, but it is the loop that has it: see LU.yield
+	off     int64  // bytes of the (aligned) transfer that are finished
+	job     job    // the work of a command that is more than one transfer; nil for READ and WRITE
+	bounce  []byte // the aligned cover of the transfer, where Buf itself will not do
+	slot    int32  // in the range index, or noSlot
+	pos     int32  // in lu.pending
+	next    *Command
+	req     backstore.Request
 
 	own      []byte // memory for Data that is not Buf
 	senseBuf [sense.MaxLen]byte
@@ -116,7 +121,7 @@ func (c *Command) reset(lu *LU) {
 	c.In, c.Out, c.Length = 0, 0, 0
 	c.Status, c.Sense, c.Data = sam.Good, nil, nil
 	c.flags, c.plan, c.state, c.off, c.slot = 0, 0, idle, 0, noSlot
-	c.bounce = nil
+	c.bounce, c.job, c.yielded = nil, nil, false
 }
 
 // buffer returns n zero bytes of the Command's own memory.
@@ -142,6 +147,10 @@ func (c *Command) reply(b []byte, allocation uint64) Outcome {
 func (c *Command) fail(d sense.Data) {
 	c.Status, c.Data = sam.CheckCondition, nil
 	c.In, c.Out = 0, 0
+	if c.lu != nil && c.lu.modes.descriptorSense {
+		c.Sense = d.AppendDescriptor(c.senseBuf[:0])
+		return
+	}
 	c.Sense = d.AppendFixed(c.senseBuf[:0])
 }
 
@@ -155,6 +164,14 @@ func (c *Command) illegal(code sense.Code) bool {
 func (c *Command) badField(byteNo uint16, bit int8) bool {
 	d := sense.Data{Key: sense.IllegalRequest, Code: sense.InvalidFieldInCDB}
 	d.PointAt(sense.InCDB, byteNo, bit)
+	c.fail(d)
+	return false
+}
+
+// badList ends c with INVALID FIELD IN PARAMETER LIST, pointing at a bit (-1: the byte) of the list.
+func (c *Command) badList(byteNo uint16, bit int8) bool {
+	d := sense.Data{Key: sense.IllegalRequest, Code: sense.InvalidFieldInParameterList}
+	d.PointAt(sense.InData, byteNo, bit)
 	c.fail(d)
 	return false
 }

@@ -6,6 +6,7 @@ import (
 	"math/bits"
 
 	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/scsi/sam"
 )
 
 // DiskConfig is what a disk shows of itself beyond its store. The zero value of a field is its default.
@@ -26,6 +27,20 @@ type DiskConfig struct {
 	TargetName      string // iSCSI name for VPD page 83h where the nexus has none
 	TargetPortGroup uint16 // the target port group identifier there; 1
 	RelativePort    uint16 // the relative target port identifier that Attach gives; 1
+
+	// Persistence makes APTPL possible; nil: persistent reservations end with the daemon. Reservations is what it last saved of
+	// this volume, nil for nothing; NewDisk refuses what is damaged or another volume's.
+	Persistence  Persistence
+	Reservations []byte
+	// What virtual machine monitors ask for beyond a plain disk, each to be switched off.
+	NoUnmap           bool // UNMAP, WRITE SAME with UNMAP: the disk is then fully provisioned
+	NoWriteSame       bool
+	NoCompareAndWrite bool
+
+	// Functions are the task management functions that the host carries out; ABORT TASK, ABORT TASK SET and the resets.
+	Functions []sam.TMF
+
+	MaxWriteSame int64 // bytes of one WRITE SAME; DefaultMaxWriteSame
 
 	MaxTransfer int64 // bytes of one READ or WRITE; DefaultMaxTransfer
 	MaxQueued   int   // commands that may be pending; DefaultMaxQueued
@@ -88,20 +103,29 @@ func NewDisk(st backstore.Store, host Host, cfg DiskConfig) (*LU, error) {
 	if queue < 0 {
 		return nil, fmt.Errorf("a queue of %d commands", queue)
 	}
+	if cfg.MaxWriteSame < 0 || cfg.MaxWriteSame > 0 && cfg.MaxWriteSame < int64(logical) {
+		return nil, fmt.Errorf("a WRITE SAME limit of %d bytes: want a block or more", cfg.MaxWriteSame)
+	}
 	id, err := newIdentity(&cfg, info.Identity)
 	if err != nil {
 		return nil, err
 	}
 
 	lu := &LU{
-		ops: diskOps, id: id, device: deviceDisk, host: host, completer: host, store: st, info: info,
+		id: id, device: deviceDisk, host: host, completer: host, store: st, info: info,
 		blockSize: uint32(logical), blockShift: uint8(bits.TrailingZeros(uint(logical))),
 		physShift: uint8(bits.TrailingZeros(uint(physical / logical))),
 		readOnly:  cfg.ReadOnly || info.ReadOnly, removable: cfg.Removable,
 		maxBlocks: uint32(maxTransfer / int64(logical)), maxFlight: max(info.MaxInFlight, 1), maxQueue: queue,
 		blocks: uint64(info.Size) / uint64(logical),
 	}
-	lu.behind.lu = lu
+	lu.behind.lu, lu.saving.lu = lu, lu
+	if !info.Shared {
+		lu.persistence = cfg.Persistence
+		if lu.pr, err = decodePersistent(cfg.Reservations, id.NAA); err != nil {
+			return nil, fmt.Errorf("the saved persistent reservations: %w", err)
+		}
+	}
 	lu.kicker, _ = st.(backstore.Kicker)
 	if info.Has(backstore.CapCancel) {
 		lu.canceler, _ = st.(backstore.Canceler)
@@ -125,6 +149,11 @@ func NewDisk(st backstore.Store, host Host, cfg DiskConfig) (*LU, error) {
 			return nil, fmt.Errorf("the store takes %d bytes at once, less than a block of %d", info.MaxTransfer, unit)
 		}
 	}
+	if lu.functions = cfg.Functions; lu.functions == nil {
+		lu.functions = defaultFunctions
+	}
+	lu.provision(&cfg)
+	lu.modesChanged()
 	return lu, nil
 }
 

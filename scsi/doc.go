@@ -1,6 +1,6 @@
 // Package scsi is the logical units: disks on a backstore.Store, the controller at LUN 0, and what answers for a
 // LUN that is not there. It turns CDBs into store requests and results into status, sense and data: an
-// operation code table for each kind of device, SPC-4 and SBC-3 handlers, VPD and mode pages, unit
+// operation code table for each kind of device, SPC-4 and SBC-3 handlers, VPD and mode pages, reservations, unit
 // attentions by I_T nexus, and the range index that keeps overlapping commands apart.
 //
 // It knows no transport: sessions, tags, data transfer and residuals are its host's. It logs
@@ -8,7 +8,8 @@
 //
 // Who owns what: an LU, its nexuses and its commands belong to one event loop, which alone calls them; only
 // Host.Complete is called by others (by the store). The host owns the Commands and their buffers, and
-// leaves both alone while a command is pending. The store belongs to who opened it.
+// leaves both alone while a command is pending. The store belongs to who opened it. Persistent reservations are the LU's; a
+// Persistence keeps them for the next start.
 //
 //	lu, err := scsi.NewDisk(store, host, scsi.DiskConfig{Identity: uuid})
 //	nexus := lu.Attach(sam.Nexus{Initiator: "iqn.2024-01.example:a", Target: "iqn.2024-01.example:t", PortGroup: 1})

@@ -66,7 +66,15 @@ func (lu *LU) failStore(c *Command) {
 	if c.span.kind == readSpan {
 		d.Code = a.read
 	}
-	if a.lba && c.step == moveData {
+	switch {
+	case class == backstore.ClassMiscompare && c.req.Op == backstore.CompareAndWrite && at >= 0:
+		d.HasInfo, d.Info = true, uint64(at) // SBC-3, COMPARE AND WRITE: the offset in the compare data
+	case a.lba && c.step == jobStep:
+		if at < 0 {
+			at = c.req.Off
+		}
+		d.HasInfo, d.Info = true, min(max(uint64(at)>>lu.blockShift, c.lba), c.span.last)
+	case a.lba && c.step == moveData:
 		d.HasInfo, d.Info = true, c.lba
 		if lba := uint64(at) >> lu.blockShift; at >= 0 && lba > c.lba && lba < c.lba+uint64(c.blocks) {
 			d.Info = lba

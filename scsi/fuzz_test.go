@@ -73,6 +73,8 @@ func FuzzCDB(f *testing.F) {
 			}
 			fuzzCheck(t, r, c, model, out)
 		}
+		r.lu.pr = persistent{} // REGISTER AND MOVE may have given a reservation away
+		r.lu.regrant()
 		got := r.do(transfer(cdb.Read10, 0, 32, 0), nil).Data
 		got = append(bytes.Clone(got), r.do(transfer(cdb.Read10, 32, 32, 0), nil).Data...)
 		if !bytes.Equal(got, model) {
@@ -84,6 +86,9 @@ func FuzzCDB(f *testing.F) {
 func fuzzCheck(t *testing.T, r *rig, c *Command, model, out []byte) {
 	name := cdb.Describe(c.CDB)
 	got := result(c)
+	if got == conflicts && (r.nx.denied != 0 || c.CDB[0] == cdb.PersistentOut) {
+		return
+	}
 	if got != "good" && (len(got) != 8 || got[:3] != "05/") {
 		t.Fatalf("%s: %s", name, got)
 	}

@@ -9,6 +9,8 @@ func UnitOf(r *backstore.Request) *LU {
 		return o.lu
 	case *background:
 		return o.lu
+	case *saving:
+		return o.lu
 	case *LU:
 		return o
 	}
@@ -16,5 +18,10 @@ func UnitOf(r *backstore.Request) *LU {
 }
 
 // InFlight returns how many requests the store has of this LU: those in doubt included, and a flush behind a SYNCHRONIZE
-// CACHE that has been answered. At 0 the store may be detached and closed.
-func (lu *LU) InFlight() int { return lu.flight }
+// CACHE that has been answered. Saving reservations counts as one. At 0 the store may be detached and closed.
+func (lu *LU) InFlight() int {
+	if lu.saving.busy {
+		return lu.flight + 1
+	}
+	return lu.flight
+}

@@ -38,6 +38,9 @@ type idleHost struct{ done int }
 func (h *idleHost) Complete(*backstore.Request) {}
 func (h *idleHost) Done(*Command)               { h.done++ }
 
+// AbortNexus has nothing to abort.
+func (h *idleHost) AbortNexus(*NexusLU, *Command) int { return 0 }
+
 type hotCase struct {
 	name   string
 	op     byte

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+
+	"github.com/lunar-iscsi/lunar/backstore"
 )
 
 // An identity is what an LU says it is. Set when the LU is made, then read-only.
@@ -28,10 +30,7 @@ const (
 func newIdentity(cfg *DiskConfig, volume string) (identity, error) {
 	id := identity{Vendor: cfg.Vendor, Product: cfg.Product, Revision: cfg.Revision, Serial: cfg.Serial,
 		TargetName: cfg.TargetName, TargetPortGroup: cfg.TargetPortGroup, RelativePort: cfg.RelativePort}
-	unique := cfg.Identity
-	if unique == "" {
-		unique = volume
-	}
+	unique := cfg.volume(volume)
 	if unique == "" {
 		return id, fmt.Errorf("the volume has no identity of its own and none was given")
 	}
@@ -50,6 +49,16 @@ func newIdentity(cfg *DiskConfig, volume string) (identity, error) {
 		}
 	}
 	return id, nil
+}
+
+// Volume returns what identifies the volume for ever, "" if nothing does: the identity that was given, or the store's own.
+func (cfg *DiskConfig) Volume(info backstore.Info) string { return cfg.volume(info.Identity) }
+
+func (cfg *DiskConfig) volume(own string) string {
+	if cfg.Identity != "" {
+		return cfg.Identity
+	}
+	return own
 }
 
 // naaLocal is the NAA of a locally assigned name (SPC-4, NAA designator formats): 60 bits of our own choice, here of a

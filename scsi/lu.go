@@ -25,6 +25,7 @@ type LU struct {
 	blockShift uint8
 	physShift  uint8 // log2 of logical blocks in a physical one
 	readOnly   bool
+	functions  []sam.TMF // that the host carries out
 	removable  bool
 	fua        fuaMode
 	maxBlocks  uint32 // of one READ or WRITE
@@ -33,9 +34,25 @@ type LU struct {
 	maxQueue   int    // commands pending at once
 	storeMask  int64  // the store's block - 1 where that is more than the logical block, else 0
 	memMask    uintptr
+	unmap      bool   // UNMAP, and thin provisioning with it
+	unmapSame  bool   // WRITE SAME with UNMAP
+	zeroes     bool   // the store zeroes by itself
+	zeroStep   int64  // bytes of one request that zeroes or deallocates, a power of two
+	zeroBlock  []byte // of blockSize, read-only
+	maxSame    uint64 // blocks of one WRITE SAME
+	maxCompare uint32 // blocks of one COMPARE AND WRITE; 0: not offered
+
+	modes     modes
+	protected bool // readOnly, or by SWP
 
 	blocks  uint64
 	offline string // why the LU was taken offline; empty: it was not
+
+	persistence Persistence // nil: APTPL is not offered; set by NewDisk
+	ports       []port      // target ports that lead here
+	reserver    *NexusLU    // for whom RESERVE holds, or nil
+	pr          persistent
+	saving      saving
 
 	nexuses []*NexusLU
 	pending []*Command // in no order; those in doubt included
@@ -66,9 +83,7 @@ const (
 func (lu *LU) Prepare(c *Command) bool {
 	c.reset(lu)
 	row := lu.ops.find(c.CDB)
-	if n := c.Nexus; n != nil && n.attentions != 0 && (row == nil || !row.attentive) {
-		// SAM-5 §5.14: reported ahead of anything else that the command could be told, and cleared by that.
-		c.fail(sense.Data{Key: sense.UnitAttention, Code: n.take()})
+	if n := c.Nexus; n != nil && (n.attentions != 0 || row != nil && n.denied>>row.resv&1 != 0) && n.withholds(c, row) {
 		return false
 	}
 	if row == nil {
@@ -87,8 +102,29 @@ func (lu *LU) Prepare(c *Command) bool {
 	return row.prepare(lu, c)
 }
 
-// Execute carries out a command that Prepare let through.
-func (lu *LU) Execute(c *Command) Outcome { return c.row.execute(lu, c) }
+// withholds ends c if the nexus has to learn of a unit attention condition, or a reservation is in the way. Precedence is SAM-5's
+// (§5.3.3): a reset, then the conflict, then the other conditions, ahead of whatever else the command could be told
+// (§5.14). row is nil for a command that the LU does not have.
+func (n *NexusLU) withholds(c *Command, row *op) bool {
+	attentive := row != nil && row.attentive
+	reset := n.attentions&(1<<resetClass-1) != 0 && !attentive
+	if !reset && row != nil && n.denied>>row.resv&1 != 0 && row.conflicts(c) {
+		return true
+	}
+	if n.attentions == 0 || attentive {
+		return false
+	}
+	c.fail(sense.Data{Key: sense.UnitAttention, Code: n.take()})
+	return true
+}
+
+// Execute carries out a command that Prepare let through. What has been reserved since counts as well.
+func (lu *LU) Execute(c *Command) Outcome {
+	if n := c.Nexus; n != nil && n.denied>>c.row.resv&1 != 0 && c.row.conflicts(c) {
+		return Done
+	}
+	return c.row.execute(lu, c)
+}
 
 // Capacity returns the number of logical blocks and their size in bytes; 0, 0 where the LU has no medium.
 func (lu *LU) Capacity() (blocks uint64, blockSize uint32) { return lu.blocks, lu.blockSize }

@@ -29,15 +29,33 @@ const (
 	allSubpages = 0xff
 )
 
-// A modePage appends a page, with the changeable bits or the values.
+// A modePage appends a page as a page control asks for it: values, or the changeable bits; set takes over what a page that was
+// checked says of these.
 type modePage struct {
 	code   byte
-	append func(lu *LU, b []byte, changeable bool) []byte
+	append func(lu *LU, b []byte, control byte) []byte
+	set    func(lu *LU, m *modes, page []byte)
 }
 
 var modePages = [...]modePage{
-	{0x08, cachingPage},
-	{0x0a, controlPage},
+	{0x08, cachingPage, setCaching},
+	{0x0a, controlPage, setControl},
+}
+
+// modes are the parameters that MODE SELECT changes, shared by all nexuses. The zero value is the default.
+type modes struct {
+	writeThrough    bool // WCE is off though there is a cache: a write is durable when it ends
+	protect         bool // SWP
+	descriptorSense bool // D_SENSE
+}
+
+func findModePage(code byte) *modePage {
+	for i := range modePages {
+		if modePages[i].code == code {
+			return &modePages[i]
+		}
+	}
+	return nil
 }
 
 func prepareModeSense(_ *LU, c *Command) bool {
@@ -51,19 +69,17 @@ func prepareModeSense(_ *LU, c *Command) bool {
 	if page == allPages {
 		return true
 	}
-	for i := range modePages {
-		if modePages[i].code == page {
-			return true
-		}
+	if findModePage(page) == nil {
+		return c.badField(2, 5)
 	}
-	return c.badField(2, 5)
+	return true
 }
 
 func executeModeSense(lu *LU, c *Command) Outcome {
 	six := c.CDB[0] == cdb.ModeSense6
-	page, changeable := c.CDB[2]&0x3f, c.CDB[2]>>6 == pageChangeable
+	page, control := c.CDB[2]&0x3f, c.CDB[2]>>6
 	device := byte(0)
-	if lu.readOnly {
+	if lu.protected {
 		device |= 0x80 // WP
 	}
 	if lu.fua != noFUA {
@@ -80,7 +96,7 @@ func executeModeSense(lu *LU, c *Command) Outcome {
 	descriptors = len(b) - descriptors
 	for i := range modePages {
 		if page == allPages || page == modePages[i].code {
-			b = modePages[i].append(lu, b, changeable)
+			b = modePages[i].append(lu, b, control)
 		}
 	}
 	if six {
@@ -107,29 +123,44 @@ func (lu *LU) appendBlockDescriptor(b []byte, long bool) []byte {
 	return binary.BigEndian.AppendUint32(b, lu.blockSize)
 }
 
-// Caching. WCE says whether the store has a volatile cache; it cannot be changed.
-func cachingPage(lu *LU, b []byte, changeable bool) []byte {
+// Caching. WCE says whether the store has a volatile cache; where it has one, it can be bypassed.
+func cachingPage(lu *LU, b []byte, control byte) []byte {
 	n := len(b)
 	b = append(b, 0x08, 0x12)
 	b = append(b, make([]byte, 0x12)...)
-	if !changeable && lu.info.Has(backstore.CapFlush) {
-		b[n+2] |= 0x04 // WCE
+	if !lu.info.Has(backstore.CapFlush) || control == pageCurrent && lu.modes.writeThrough || control == pageChangeable && lu.readOnly {
+		return b
 	}
+	b[n+2] |= 0x04 // WCE
 	return b
+}
+
+func setCaching(lu *LU, m *modes, page []byte) {
+	m.writeThrough = page[2]&0x04 == 0 && lu.info.Has(backstore.CapFlush)
 }
 
 // busyTimeout is the longest time for which BUSY may be answered, in units of 100 ms: what an engine may be
 // away without being given up.
 const busyTimeout = 600
 
-// Control: one task set for all nexuses, fixed format sense, restricted reordering (the
-// range index keeps overlapping commands in order), QERR and TAS 0, SWP 0. Nothing can be changed.
-func controlPage(_ *LU, b []byte, changeable bool) []byte {
+// Control: one task set for all nexuses, restricted reordering (the range index keeps overlapping commands in order), QERR and
+// TAS 0. D_SENSE and SWP can be changed.
+func controlPage(lu *LU, b []byte, control byte) []byte {
 	n := len(b)
 	b = append(b, 0x0a, 0x0a)
 	b = append(b, make([]byte, 0x0a)...)
-	if !changeable {
+	if control == pageChangeable || control == pageCurrent && lu.modes.descriptorSense {
+		b[n+2] |= 0x04 // D_SENSE
+	}
+	if control == pageChangeable || control == pageCurrent && lu.modes.protect {
+		b[n+4] |= 0x08 // SWP
+	}
+	if control != pageChangeable {
 		binary.BigEndian.PutUint16(b[n+8:], busyTimeout)
 	}
 	return b
+}
+
+func setControl(_ *LU, m *modes, page []byte) {
+	m.descriptorSense, m.protect = page[2]&0x04 != 0, page[4]&0x08 != 0
 }

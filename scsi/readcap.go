@@ -33,6 +33,6 @@ func executeReadCapacity16(lu *LU, c *Command) Outcome {
 	binary.BigEndian.PutUint64(b, lu.blocks-1)
 	binary.BigEndian.PutUint32(b[8:], lu.blockSize)
 	b[13] = lu.physShift // LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT
-	// LBPME and LBPRZ stay 0: no command here deallocates.
+	b[14] = lu.provisioning()
 	return c.reply(b, uint64(binary.BigEndian.Uint32(c.CDB[10:])))
 }

@@ -15,11 +15,12 @@ import (
 type cmdState uint8
 
 const (
-	idle    cmdState = iota // not pending
-	waiting                 // behind older commands in the range index
-	queued                  // in lu.ready, until the store has room
-	atStore                 // its request is at the store
-	inDoubt                 // aborted, and its request is still at the store
+	idle       cmdState = iota // not pending
+	waiting                    // behind older commands in the range index
+	queued                     // in lu.ready, until the store has room
+	atStore                    // its request is at the store
+	inDoubt                    // aborted, and its request is still at the store
+	persisting                 // a PERSISTENT RESERVE OUT whose change is being saved, or behind one
 )
 
 // A plan is the set of steps that a command has still to do, in the order of the bits.
@@ -33,6 +34,8 @@ const (
 	readHead                    // the store's block around an unaligned start
 	readTail                    // the same around the end
 	moveData                    // the data itself, in pieces of at most lu.maxBytes
+	flushMoved                  // the data is made durable before it is verified
+	jobStep                     // what the command's job does, step by step
 	flushAfter                  // a WRITE with FUA, or SYNCHRONIZE CACHE
 	needFUA                     // only within Prepare
 )
@@ -108,9 +111,16 @@ func (lu *LU) begin(c *Command) Outcome {
 
 // advance does step after step of c until one goes pending or none is left.
 func (lu *LU) advance(c *Command) Outcome {
+	spent := int64(0)
 	for lu.nextRequest(c) {
 		switch lu.store.Submit(&c.req) {
 		case backstore.Done:
+			if c.step == jobStep && c.req.Err == nil {
+				if spent += cost(&c.req); spent >= turnCost {
+					lu.yield(c)
+					return Pending
+				}
+			}
 			if !lu.stepEnded(c) {
 				return Done
 			}
@@ -123,14 +133,14 @@ func (lu *LU) advance(c *Command) Outcome {
 			return Done
 		}
 	}
-	if c.Status = sam.Good; c.span.kind == readSpan {
+	if c.Status = sam.Good; c.In != 0 {
 		if c.bounce != nil {
 			start := int64(c.lba) << lu.blockShift & lu.storeMask
 			copy(c.Buf, c.bounce[start:])
 		}
 		c.Data = c.Buf
 	}
-	c.bounce = nil
+	c.bounce, c.job = nil, nil
 	return Done
 }
 
@@ -151,8 +161,15 @@ func (lu *LU) nextRequest(c *Command) bool {
 	if c.plan&moveData != 0 && c.bounce == nil && c.off == 0 && lu.needsBounce(c) {
 		lu.cover(c, off, end)
 	}
-	switch c.step = c.plan & -c.plan; c.step {
-	case flushFirst, flushAfter:
+	if c.step = c.plan & -c.plan; c.step == jobStep {
+		if c.job.next(lu, c) {
+			return true
+		}
+		c.plan &^= jobStep
+		c.step = c.plan & -c.plan
+	}
+	switch c.step {
+	case flushFirst, flushMoved, flushAfter:
 		r.Op, r.Off, r.Len, r.Buf = backstore.Flush, 0, 0, nil
 	case readHead:
 		r.Op, r.Off, r.Len = backstore.Read, off&^lu.storeMask, lu.storeMask+1
@@ -186,10 +203,7 @@ func (lu *LU) nextRequest(c *Command) bool {
 func (lu *LU) cover(c *Command, off, end int64) {
 	m := lu.storeMask
 	first, last := off&^m, (end+m)&^m
-	align := int(lu.memMask) + 1
-	b := make([]byte, int(last-first)+align-1)
-	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & lu.memMask)
-	c.bounce = b[skip : skip+int(last-first)]
+	c.bounce = lu.memory(last - first)
 	if c.span.kind != writeSpan {
 		return
 	}
@@ -201,12 +215,22 @@ func (lu *LU) cover(c *Command, off, end int64) {
 	}
 }
 
+// memory returns n zero bytes, aligned as the store wants them.
+func (lu *LU) memory(n int64) []byte {
+	b := make([]byte, int(n)+int(lu.memMask))
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & lu.memMask)
+	return b[skip : skip+int(n) : skip+int(n)]
+}
+
 // stepEnded takes the result of c's step; false: c has failed.
 func (lu *LU) stepEnded(c *Command) bool {
 	if c.req.Err != nil {
-		c.bounce = nil
+		c.bounce, c.job = nil, nil
 		lu.failStore(c)
 		return false
+	}
+	if c.step == jobStep {
+		return c.job.ended(lu, c) // the job itself says when it has no more to do
 	}
 	if c.step == moveData {
 		c.off += c.req.Len
@@ -224,7 +248,7 @@ func (lu *LU) stepEnded(c *Command) bool {
 
 // track makes c one of the pending commands; its span goes into the range index.
 func (lu *LU) track(c *Command, blockers int32) {
-	c.pos = len(lu.pending)
+	c.pos = int32(len(lu.pending))
 	lu.pending = append(lu.pending, c)
 	if c.Nexus != nil {
 		c.Nexus.pending++
@@ -244,7 +268,7 @@ func (lu *LU) untrack(c *Command) {
 	if c.Nexus != nil && c.state != inDoubt {
 		c.Nexus.pending--
 	}
-	c.state, c.bounce = idle, nil
+	c.state, c.bounce, c.job = idle, nil, nil
 	lu.release(c)
 }
 
@@ -268,17 +292,23 @@ func Completed(r *backstore.Request) {
 		o.lu.completed(o)
 	case *background:
 		o.lu.flushedBehind()
+	case *saving:
+		o.ended()
+		o.lu.Kick()
 	case *LU:
 		o.woken = false
 		o.drain()
+		o.Kick()
 	}
 }
 
 func (lu *LU) completed(c *Command) {
 	lu.flight--
+	c.yielded = false
 	if c.state == inDoubt {
 		lu.doubts--
-	} else if lu.stepEnded(c) && lu.advance(c) == Pending {
+	} else if lu.stepEnded(c) && !(c.step == jobStep && lu.notReady(c)) && lu.advance(c) == Pending {
+		lu.Kick() // the host is not told of this: it would not kick
 		return
 	}
 	lu.untrack(c)
@@ -318,6 +348,10 @@ func (lu *LU) Abort(c *Command) (ended bool) {
 		}
 		lu.untrack(c)
 		ended = true
+	case persisting:
+		lu.saving.forget(c)
+		lu.untrack(c)
+		ended = true
 	case atStore:
 		c.state = inDoubt
 		lu.doubts++
@@ -329,7 +363,7 @@ func (lu *LU) Abort(c *Command) (ended bool) {
 		} else {
 			lu.release(c) // nobody will look at what is read: what comes may write there
 		}
-		if lu.canceler != nil {
+		if lu.canceler != nil && !c.yielded {
 			// A hint: if it is taken, Complete follows and the end comes the usual way.
 			lu.canceler.Cancel(&c.req)
 		}

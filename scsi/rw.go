@@ -36,9 +36,8 @@ func prepareWrite(lu *LU, c *Command) bool {
 	if !lu.prepareTransfer(c) {
 		return false
 	}
-	if lu.readOnly {
-		c.fail(sense.Data{Key: sense.DataProtect, Code: sense.WriteProtected})
-		return false
+	if lu.protected {
+		return lu.writeProtected(c)
 	}
 	c.Length = c.blocks << lu.blockShift
 	if c.OutLen < c.Length {
@@ -52,7 +51,7 @@ func prepareWrite(lu *LU, c *Command) bool {
 	}
 	c.Out = c.blocks << lu.blockShift
 	c.span.kind = writeSpan
-	if c.plan == needFUA {
+	if c.plan == needFUA || lu.modes.writeThrough {
 		switch c.plan = 0; lu.fua {
 		case nativeFUA:
 			c.flags |= backstore.FUA

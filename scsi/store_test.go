@@ -119,6 +119,19 @@ type testHost struct {
 	queue  []*backstore.Request
 	ended  []*Command
 	onDone func(*Command)
+	lu     *LU
+}
+
+// AbortNexus aborts what the LU has of a nexus.
+func (h *testHost) AbortNexus(n *NexusLU, except *Command) int {
+	count := 0
+	for c := range h.lu.Pending() {
+		if c.Nexus == n && c != except {
+			h.lu.Abort(c)
+			count++
+		}
+	}
+	return count
 }
 
 func (h *testHost) Complete(r *backstore.Request) { h.queue = append(h.queue, r) }
@@ -156,6 +169,7 @@ func newRig(t testing.TB, st *testStore, cfg DiskConfig) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	host.lu = lu
 	r := &rig{TB: t, st: st, host: host, lu: lu}
 	r.nx = r.attach("iqn.2024-01.example:a")
 	return r

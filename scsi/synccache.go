@@ -31,13 +31,16 @@ func prepareSynchronizeCache(lu *LU, c *Command) bool {
 	return true
 }
 
-func executeSynchronizeCache(lu *LU, c *Command) Outcome {
+func executeSynchronizeCache(lu *LU, c *Command) Outcome { return lu.flush(c, c.CDB[1]&immed != 0) }
+
+// flush makes the volatile cache durable; immediate: it goes on after c was answered.
+func (lu *LU) flush(c *Command, immediate bool) Outcome {
 	c.Status = sam.Good
 	if lu.notReady(c) || lu.readOnly || !lu.info.Has(backstore.CapFlush) {
 		return Done // where there is no volatile cache, all that ended is durable
 	}
 	c.Buf = nil
-	if c.CDB[1]&immed != 0 && (lu.index.doubts == 0 || lu.index.blockers(&c.span) == 0) {
+	if immediate && (lu.index.doubts == 0 || lu.index.blockers(&c.span) == 0) {
 		// A flush that fails makes the store failed: every later write and flush says so, which
 		// tells more than a deferred error.
 		lu.behind.wanted = true

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"github.com/lunar-iscsi/lunar/backstore"
 )
 
 // Vital product data (SPC-4; pages B0h and above SBC-3). A page function appends the page's contents behind its four header
@@ -13,7 +15,7 @@ type vpdPage func(lu *LU, c *Command, b []byte) []byte
 
 // vpdCodes are the pages of a disk, ascending as page 00h lists them. The controller has the first
 // three, an absent LU the first.
-var vpdCodes = [...]byte{0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2}
+var vpdCodes = [...]byte{0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2}
 
 // vpdList returns the pages that the LU has.
 func (lu *LU) vpdList() []byte {
@@ -39,6 +41,8 @@ func (lu *LU) vpd(code byte) vpdPage {
 			return vpdSerial
 		case 0x83:
 			return vpdIdentification
+		case 0x86:
+			return vpdExtended
 		case 0xb0:
 			return vpdLimits
 		case 0xb1:
@@ -126,6 +130,16 @@ func vpdIdentification(lu *LU, c *Command, b []byte) []byte {
 // maxName is the length of the longest iSCSI name in bytes (RFC 7143 §4.2.7).
 const maxName = 223
 
+// Page 86h, extended INQUIRY data: SIMPLE tasks, and whether there is a volatile cache.
+func vpdExtended(lu *LU, _ *Command, b []byte) []byte {
+	b = append(b, make([]byte, 0x3c)...)
+	b[5] = 0x01 // SIMPSUP
+	if lu.info.Has(backstore.CapFlush) {
+		b[6] = 0x01 // V_SUP
+	}
+	return b
+}
+
 // Page B0h, block limits: 3Ch bytes of contents. What belongs to commands that are not offered is 0.
 func vpdLimits(lu *LU, _ *Command, b []byte) []byte {
 	b = append(b, make([]byte, 0x3c)...)
@@ -140,6 +154,7 @@ func vpdLimits(lu *LU, _ *Command, b []byte) []byte {
 		binary.BigEndian.PutUint16(b[6:], uint16(granularity)) // OPTIMAL TRANSFER LENGTH GRANULARITY
 	}
 	binary.BigEndian.PutUint32(b[8:], lu.maxBlocks) // MAXIMUM TRANSFER LENGTH
+	lu.limits(b)
 	return b
 }
 
@@ -151,6 +166,3 @@ func vpdCharacteristics(lu *LU, _ *Command, b []byte) []byte {
 	}
 	return b
 }
-
-// Page B2h, logical block provisioning: no command here deallocates, so nothing is claimed.
-func vpdProvisioning(_ *LU, _ *Command, b []byte) []byte { return append(b, 0, 0, 0, 0) }

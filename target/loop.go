@@ -354,6 +354,7 @@ func (l *loop) closeUnit(ctx context.Context, u *unit) error {
 		case <-tick.C:
 		}
 	}
+	u.state.release()
 	return u.store.Close(ctx)
 }
 
@@ -366,6 +367,7 @@ func (l *loop) reap() {
 		if a, ok := u.store.(backstore.Attacher); ok {
 			a.Detach()
 		}
+		u.state.release()
 		return true
 	})
 }

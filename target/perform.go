@@ -2,6 +2,7 @@ package target
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"github.com/lunar-iscsi/lunar/scsi"
@@ -411,6 +412,26 @@ func (l *loop) abortAll(aborts []session.Action, m *session.TMF, acts []session.
 		acts = l.abort(aborts[i].Task.Ref.(*record), m, acts)
 	}
 	return acts
+}
+
+// AbortNexus is scsi.Host's: PREEMPT AND ABORT ends what a nexus still has at one logical unit. Nothing of it is answered; a write that a
+// store has stays in doubt, so that what overlaps it waits, whoever sends it. What has ended already is answered as it did.
+func (l *loop) AbortNexus(n *scsi.NexusLU, except *scsi.Command) int {
+	in := l.inLU // the caller's code goes on after this
+	var aborts []session.Action
+	for _, t := range l.targets {
+		if se := t.byNexus[n.Nexus]; se != nil {
+			aborts = se.s.AbortTasks(nil, func(task *session.Task) bool {
+				r := task.Ref.(*record)
+				return r.ln != nil && r.ln.nexus == n && &r.cmd != except && !slices.Contains(l.done, r)
+			}, aborts)
+		}
+	}
+	for i := range aborts {
+		l.abort(aborts[i].Task.Ref.(*record), nil, nil)
+	}
+	l.inLU = in
+	return len(aborts)
 }
 
 // sendTargets answers SendTargets in a normal session.

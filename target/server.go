@@ -47,6 +47,10 @@ type Config struct {
 	Spin            time.Duration // busy polling before a loop sleeps; 0: none
 	MaxTurn         time.Duration // a loop's turn
 	StoreCloseAfter time.Duration // Close waits this long for a store's requests in flight
+
+	// StateDir is the folder that keeps persistent reservations for the next start (APTPL); it is made if it is not
+	// there. Empty: they end with the server, and APTPL is refused.
+	StateDir string
 }
 
 // The defaults of Config.
@@ -114,6 +118,7 @@ type Server struct {
 	log    Logger
 	group  *evloop.Group
 	budget *evloop.Budget
+	state  *stateDir // nil: nothing is kept
 	table  atomic.Pointer[table]
 	gate   loginGate
 	tsih   atomic.Uint32
@@ -138,11 +143,18 @@ func NewServer(cfg Config) (*Server, error) {
 	if err := cfg.Login.Params.Check(); err != nil {
 		return nil, fmt.Errorf("target: %w", err)
 	}
+	var state *stateDir
+	if cfg.StateDir != "" {
+		var err error
+		if state, err = newStateDir(cfg.StateDir); err != nil {
+			return nil, fmt.Errorf("target: %w", err)
+		}
+	}
 	g, err := evloop.NewGroup()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger, group: g, budget: evloop.NewBudget(cfg.BufferBytes)}
+	s := &Server{cfg: cfg, log: cfg.Logger, group: g, state: state, budget: evloop.NewBudget(cfg.BufferBytes)}
 	s.gate.init(cfg.MaxLogins, cfg.MaxLoginsPerIP)
 	s.table.Store(&table{})
 	return s, nil

@@ -52,6 +52,7 @@ type unit struct {
 	store backstore.Store // nil for the controller
 	kicks bool            // in loop.kicks
 	refs  int             // LUNs that it stands behind
+	state *stateFile      // or nil
 }
 
 // AddTarget makes a target and opens it for logins. name is an iSCSI name (RFC 7143 §4.2.7).
@@ -117,6 +118,17 @@ func (t *Target) addDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig) er
 		return fmt.Errorf("LUNs go up to %d", sam.MaxFlatLUN)
 	}
 	cfg.TargetName = t.name
+	state, err := t.s.state.claim(&cfg, st.Info())
+	if err != nil {
+		return err
+	}
+	if err = t.putDisk(lun, st, cfg, state); err != nil {
+		state.release()
+	}
+	return err
+}
+
+func (t *Target) putDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig, state *stateFile) error {
 	l := t.l
 	l.ev.Lock()
 	defer l.ev.Unlock()
@@ -136,9 +148,12 @@ func (t *Target) addDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig) er
 		if a, ok := st.(backstore.Attacher); ok {
 			a.Detach()
 		}
+		if state != nil {
+			err = fmt.Errorf("%w (state file %s)", err, state.path())
+		}
 		return err
 	}
-	return t.putLocked(lun, &unit{lu: lu, store: st})
+	return t.putLocked(lun, &unit{lu: lu, store: st, state: state})
 }
 
 // ShareDisk puts the disk behind another target's LUN behind this one's LUN of number lun, too: one logical unit with one set
@@ -180,6 +195,7 @@ func (t *Target) putLocked(lun uint16, u *unit) error {
 		t.luns[i] = e
 	}
 	u.refs++
+	u.lu.AddPort(t.name, portalGroup)
 	t.lunsChangedLocked()
 	return nil
 }

@@ -113,6 +113,7 @@ func (o *options) command() *cobra.Command {
 	f.StringArrayVar(&o.portals, "portal", nil, "`ADDR:PORT` to listen on, IPv6 in brackets; repeatable (default [::]:3260)")
 	f.StringArrayVar(&o.exports, "export", nil, "`IQN[/LUN]=URI` to serve; repeatable")
 	f.StringVar(&o.auth, "auth", "", "`FILE` of CHAP accounts, mode 0600: lines \"in NAME SECRET\" (who may log in) and \"out NAME SECRET\" (who we are, for mutual CHAP)")
+	f.StringVar(&o.cfg.StateDir, "state-dir", "", "`DIR` that keeps persistent reservations for the next start; without it they end with the daemon")
 	f.StringVar(&o.logLevel, "log-level", o.logLevel, "what to log: debug, info, warn or error")
 	f.StringSliceVar(&o.trace, "trace", nil, "log every `KIND` of event: pdu, scsi, io (comma separated; slow)")
 	f.BoolVar(&o.hints, "hints", false, "print how to attach the disks once they are served")

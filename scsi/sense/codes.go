@@ -34,7 +34,9 @@ const (
 	InvalidFieldInCDB            Code = 0x2400
 	LogicalUnitNotSupported      Code = 0x2500
 	InvalidFieldInParameterList  Code = 0x2600
+	InvalidRelease               Code = 0x2604
 	WriteProtected               Code = 0x2700
+	SoftwareWriteProtected       Code = 0x2702
 	SpaceAllocationFailed        Code = 0x2707
 	PowerOnOrReset               Code = 0x2900
 	PowerOn                      Code = 0x2901
@@ -81,7 +83,9 @@ var codeNames = map[Code]string{
 	InvalidFieldInCDB:            "INVALID FIELD IN CDB",
 	LogicalUnitNotSupported:      "LOGICAL UNIT NOT SUPPORTED",
 	InvalidFieldInParameterList:  "INVALID FIELD IN PARAMETER LIST",
+	InvalidRelease:               "INVALID RELEASE OF PERSISTENT RESERVATION",
 	WriteProtected:               "WRITE PROTECTED",
+	SoftwareWriteProtected:       "LOGICAL UNIT SOFTWARE WRITE PROTECTED",
 	SpaceAllocationFailed:        "SPACE ALLOCATION FAILED WRITE PROTECT",
 	PowerOnOrReset:               "POWER ON, RESET, OR BUS DEVICE RESET OCCURRED",
 	PowerOn:                      "POWER ON OCCURRED",

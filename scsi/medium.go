@@ -1,0 +1,100 @@
+package scsi
+
+import (
+	"github.com/lunar-iscsi/lunar/scsi/sam"
+)
+
+// START STOP UNIT, PREVENT ALLOW MEDIUM REMOVAL (SBC-3), SEND DIAGNOSTIC and RECEIVE DIAGNOSTIC RESULTS (SPC-4).
+
+// START STOP UNIT.
+const (
+	startImmed   = 0x01 // byte 1
+	startStart   = 0x01 // byte 4
+	startLOEJ    = 0x02
+	startNoFlush = 0x04
+)
+
+func prepareStartStop(lu *LU, c *Command) bool {
+	b4 := c.CDB[4]
+	switch {
+	case b4>>4 != 0:
+		return c.badField(4, 7) // there are no power conditions
+	case b4&startLOEJ != 0:
+		return c.badField(4, 1) // nor is there anything to load or eject
+	case lu.notReady(c):
+		return false
+	}
+	c.wholeMedium(lu, flushSpan)
+	c.plan = flushAfter
+	return true
+}
+
+// wholeMedium makes c's range all blocks.
+func (c *Command) wholeMedium(lu *LU, kind spanKind) {
+	c.lba, c.blocks = 0, 0
+	c.span = span{first: 0, last: max(lu.blocks, 1) - 1, kind: kind}
+}
+
+// executeStartStop flushes on STOP. The unit stays ready: others are using it.
+func executeStartStop(lu *LU, c *Command) Outcome {
+	if c.CDB[4]&(startStart|startNoFlush) != 0 {
+		c.Status = sam.Good
+		return Done
+	}
+	return lu.flush(c, c.CDB[1]&startImmed != 0)
+}
+
+// PREVENT ALLOW MEDIUM REMOVAL: the medium of a disk here cannot be removed, so both are granted and nothing is kept.
+func preparePreventAllow(lu *LU, c *Command) bool {
+	if c.CDB[4]&0x02 != 0 {
+		return c.badField(4, 1) // the persistent kind is gone since SBC-3
+	}
+	return !lu.notReady(c)
+}
+
+func executeGood(_ *LU, c *Command) Outcome {
+	c.Status = sam.Good
+	return Done
+}
+
+// SEND DIAGNOSTIC, byte 1.
+const (
+	diagnosticSelfTest = 0x04
+	diagnosticCode     = 0xe0
+)
+
+func prepareSendDiagnostic(lu *LU, c *Command) bool {
+	switch {
+	case c.CDB[1]&diagnosticCode != 0:
+		return c.badField(1, 7) // no self-test but the default one
+	case c.CDB[3]|c.CDB[4] != 0:
+		return c.badField(3, -1) // no page can be sent
+	case lu.notReady(c):
+		return false
+	}
+	c.wholeMedium(lu, readSpan)
+	c.span.last = 0
+	c.plan = jobStep
+	return true
+}
+
+// executeSendDiagnostic carries out the default self-test: the store answers, and its first block can be read.
+func executeSendDiagnostic(lu *LU, c *Command) Outcome {
+	c.Buf = nil
+	c.job = &verifyJob{byteRange: byteRange{0, int64(lu.blockSize)}}
+	return lu.executeJob(c, c.CDB[1]&diagnosticSelfTest == 0)
+}
+
+func prepareReceiveDiagnostic(_ *LU, c *Command) bool {
+	if c.CDB[1]&0x01 != 0 && c.CDB[2] != 0 { // PCV
+		return c.badField(2, -1)
+	}
+	return true
+}
+
+// executeReceiveDiagnostic answers the list of pages, which is the only page.
+func executeReceiveDiagnostic(_ *LU, c *Command) Outcome {
+	b := c.buffer(5)
+	b[3] = 1 // page length
+	return c.reply(b, uint64(c.CDB[3])<<8|uint64(c.CDB[4]))
+}

@@ -95,8 +95,9 @@ func TestAccess(t *testing.T) {
 		}
 		columns = append(columns, column{"holder", kind, 'a', none}, column{"registered", kind, 'b', registered}, column{"not registered", kind, 'd', other})
 	}
+	ops := newPRRig(t, DiskConfig{}).lu.ops
 	for _, col := range columns {
-		rowsOf(diskOps, func(row *op, b []byte) {
+		rowsOf(ops, func(row *op, b []byte) {
 			if row.resv == resvPersist && col.kind != 0 {
 				return // their own business: TestServiceActions
 			}

@@ -145,7 +145,7 @@ func NewServer(cfg Config) (*Server, error) {
 	var state *stateDir
 	if cfg.StateDir != "" {
 		var err error
-		if state, err = newStateDir(cfg.StateDir); err != nil {
+		if state, err = newStateDir(cfg.StateDir, cfg.Logger); err != nil {
 			return nil, fmt.Errorf("target: %w", err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 // reservations that are to (APTPL).
 type stateDir struct {
 	path string
+	log  Logger
 
 	mu   sync.Mutex
 	open map[string]bool // file names in use; guarded by mu
@@ -33,11 +34,11 @@ type stateFile struct {
 const maxState = 1 << 20
 
 // newStateDir makes the folder if it is not there.
-func newStateDir(path string) (*stateDir, error) {
+func newStateDir(path string, log Logger) (*stateDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
-	return &stateDir{path: path, open: map[string]bool{}}, nil
+	return &stateDir{path: path, log: log, open: map[string]bool{}}, nil
 }
 
 // claim opens the state of the volume that cfg and info name, and completes cfg with it. Nil: there is none to be had.
@@ -96,6 +97,8 @@ func (f *stateFile) Save(state []byte, done func(error)) {
 		err := f.put(state)
 		if err == nil {
 			f.last = state
+		} else {
+			f.dir.log.Warn("persistent reservations could not be saved; the command is refused", "file", f.path(), "error", err)
 		}
 		done(err)
 	}()

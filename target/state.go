@@ -35,7 +35,22 @@ const maxState = 1 << 20
 
 // newStateDir makes the folder if it is not there.
 func newStateDir(path string, log Logger) (*stateDir, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	var in []string // where a name has to be made durable, too
+	for p := path; ; p = filepath.Dir(p) {
+		if _, err := os.Stat(p); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		in = append(in, filepath.Dir(p))
+	}
+	err = os.MkdirAll(path, 0o700)
+	for i := 0; i < len(in) && err == nil; i++ {
+		err = syncDir(in[i])
+	}
+	if err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
 	return &stateDir{path: path, log: log, open: map[string]bool{}}, nil
@@ -109,15 +124,15 @@ func (f *stateFile) put(state []byte) error {
 	if err := f.swap(state); err != nil {
 		return err
 	}
-	if err := f.dir.sync(); err != nil {
+	if err := syncDir(f.dir.path); err != nil {
 		return errors.Join(err, f.swap(f.last))
 	}
 	return nil
 }
 
-// sync makes the names in the folder durable.
-func (d *stateDir) sync() error {
-	f, err := os.Open(d.path)
+// syncDir makes the names in a folder durable.
+func syncDir(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -146,7 +146,7 @@ func NewServer(cfg Config) (*Server, error) {
 	var state *stateDir
 	if cfg.StateDir != "" {
 		var err error
-		if state, err = newStateDir(cfg.StateDir); err != nil {
+		if state, err = newStateDir(cfg.StateDir, cfg.Logger); err != nil {
 			return nil, fmt.Errorf("target: %w", err)
 		}
 	}

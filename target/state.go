@@ -17,6 +17,7 @@ import (
 // reservations that are to (APTPL).
 type stateDir struct {
 	path string
+	log  Logger
 
 	mu   sync.Mutex
 	open map[string]bool // file names in use; guarded by mu
@@ -33,11 +34,26 @@ type stateFile struct {
 const maxState = 1 << 20
 
 // newStateDir makes the folder if it is not there.
-func newStateDir(path string) (*stateDir, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+func newStateDir(path string, log Logger) (*stateDir, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
-	return &stateDir{path: path, open: map[string]bool{}}, nil
+	var in []string // where a name has to be made durable, too
+	for p := path; ; p = filepath.Dir(p) {
+		if _, err := os.Stat(p); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		in = append(in, filepath.Dir(p))
+	}
+	err = os.MkdirAll(path, 0o700)
+	for i := 0; i < len(in) && err == nil; i++ {
+		err = syncDir(in[i])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	return &stateDir{path: path, log: log, open: map[string]bool{}}, nil
 }
 
 // claim opens the state of the volume that cfg and info name, and completes cfg with it. Nil: there is none to be had.
@@ -96,6 +112,8 @@ func (f *stateFile) Save(state []byte, done func(error)) {
 		err := f.put(state)
 		if err == nil {
 			f.last = state
+		} else {
+			f.dir.log.Warn("persistent reservations could not be saved; the command is refused", "file", f.path(), "error", err)
 		}
 		done(err)
 	}()
@@ -106,15 +124,15 @@ func (f *stateFile) put(state []byte) error {
 	if err := f.swap(state); err != nil {
 		return err
 	}
-	if err := f.dir.sync(); err != nil {
+	if err := syncDir(f.dir.path); err != nil {
 		return errors.Join(err, f.swap(f.last))
 	}
 	return nil
 }
 
-// sync makes the names in the folder durable.
-func (d *stateDir) sync() error {
-	f, err := os.Open(d.path)
+// syncDir makes the names in a folder durable.
+func syncDir(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -37,8 +37,11 @@ const (
 
 // cost is what a request that ended at once took of the loop's turn.
 func cost(r *backstore.Request) int64 {
-	if r.Op == backstore.Discard || r.Op == backstore.WriteZeroes {
+	switch r.Op {
+	case backstore.Discard, backstore.WriteZeroes:
 		return r.Len / zeroCost
+	case backstore.Allocation:
+		return 0 // there is only one
 	}
 	return r.Len
 }

@@ -40,6 +40,9 @@ func prepareCompareAndWrite(lu *LU, c *Command) bool {
 		return c.badField(13, -1)
 	}
 	c.Length = 2 * c.blocks << lu.blockShift
+	if c.blocks == 0 && c.OutLen != 0 {
+		return c.badField(13, -1) // more blocks than the field holds
+	}
 	if c.OutLen != c.Length {
 		return c.illegal(sense.InvalidFieldInCommandIU) // which half is which would be a guess
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
+	"github.com/lunar-iscsi/lunar/scsi/sense"
 )
 
 // crashStore is a testStore with a volatile cache: it knows of each block which write would be there after a loss
@@ -88,8 +89,10 @@ type modelRun struct {
 
 // An issue is what the model knows of a pending command.
 type issue struct {
+	kind    string
 	stamp   uint64
 	fua     bool
+	compare []byte
 	aborted bool
 	need    [][]uint64 // for flushes: by block, the writes that were over before
 }
@@ -128,8 +131,44 @@ func (m *modelRun) issue() {
 	m.stamp++
 	is := &issue{stamp: m.stamp, fua: flags&cdb.FUA != 0}
 	var b, data []byte
-	switch m.rnd.IntN(10) {
+	stamped := func(blocks uint32) []byte {
+		data := make([]byte, blocks*m.lu.blockSize)
+		for i := 0; i < len(data); i += 8 {
+			binary.BigEndian.PutUint64(data[i:], m.stamp)
+		}
+		return data
+	}
+	wide := m.rnd.IntN(2)
+	switch m.rnd.IntN(15) {
+	case 10, 11:
+		is.kind, is.fua = "write same", false
+		b = transfer([]byte{cdb.WriteSame10, cdb.WriteSame16}[wide], lba, blocks, 0)
+		data = stamped(1)
+	case 12:
+		is.kind, is.fua = "write and verify", true
+		b = transfer([]byte{cdb.WriteVerify10, cdb.WriteVerify16}[wide], lba, blocks, flags&cdb.DPO|2*byte(m.rnd.IntN(2)))
+		data = stamped(blocks)
+	case 13:
+		is.kind, is.fua = "verify", false
+		b = transfer([]byte{cdb.Verify10, cdb.Prefetch16}[wide], lba, blocks, 0)
+	case 14:
+		is.kind = "compare"
+		b = transfer(cdb.CompareAndWrite, lba, blocks, flags)
+		for i := lba; i < lba+uint64(blocks); i++ {
+			there := uint64(0)
+			for _, w := range m.marks[i] {
+				there = w.stamp
+			}
+			if m.rnd.IntN(16) == 0 {
+				there ^= 1 << m.rnd.IntN(16)
+			}
+			for range m.lu.blockSize / 8 {
+				is.compare = binary.BigEndian.AppendUint64(is.compare, there)
+			}
+		}
+		data = append(slices.Clone(is.compare), stamped(blocks)...)
 	case 0:
+		is.kind = "flush"
 		b = transfer([]byte{cdb.SynchronizeCache10, cdb.SynchronizeCache16}[m.rnd.IntN(2)], lba, blocks, 0)
 		is.need = make([][]uint64, n)
 		for i := lba; i < lba+uint64(blocks); i++ {
@@ -140,13 +179,12 @@ func (m *modelRun) issue() {
 			}
 		}
 	case 1, 2, 3, 4:
+		is.kind = "read"
 		b = transfer([]byte{cdb.Read10, cdb.Read12, cdb.Read16}[m.rnd.IntN(3)], lba, blocks, flags)
 	default:
 		b = transfer([]byte{cdb.Write10, cdb.Write12, cdb.Write16}[m.rnd.IntN(3)], lba, blocks, flags)
-		data = make([]byte, blocks*m.lu.blockSize)
-		for i := 0; i < len(data); i += 8 {
-			binary.BigEndian.PutUint64(data[i:], m.stamp)
-		}
+		is.kind = "write"
+		data = stamped(blocks)
 	}
 	c := m.cmd(b, data)
 	c.Nexus = m.nexus[m.rnd.IntN(len(m.nexus))]
@@ -155,7 +193,7 @@ func (m *modelRun) issue() {
 	}
 	c.Buf = make([]byte, int(c.In)+1)[m.rnd.IntN(2):][:c.In]
 	if c.Out > 0 {
-		c.Buf = data
+		c.Buf = data[:c.Out]
 	}
 	c.NoWait = m.rnd.IntN(2) == 0
 	out := m.lu.Execute(c)
@@ -198,10 +236,15 @@ func (m *modelRun) ended(c *Command) {
 		}
 		return
 	}
-	m.want(c, "good")
+	if is.kind == "compare" {
+		m.compared(c, is)
+	} else {
+		m.want(c, "good")
+	}
+	m.counts[is.kind]++
 	switch {
+	case is.kind == "verify":
 	case is.need != nil:
-		m.counts["flush"]++
 		for i := first; i < last; i++ {
 			for _, w := range m.marks[i] {
 				if slices.Contains(is.need[i], w.stamp) && m.st.durable[i] < w.stamp {
@@ -209,8 +252,7 @@ func (m *modelRun) ended(c *Command) {
 				}
 			}
 		}
-	case c.Out > 0:
-		m.counts["write"]++
+	case c.Length > 0 && is.kind != "read":
 		for i := first; i < last; i++ {
 			for j := range m.marks[i] {
 				if m.marks[i][j].c == c {
@@ -222,7 +264,6 @@ func (m *modelRun) ended(c *Command) {
 			}
 		}
 	default:
-		m.counts["read"]++
 		for i := first; i < last; i++ {
 			want := uint64(0)
 			for _, w := range m.marks[i] {
@@ -240,6 +281,37 @@ func (m *modelRun) ended(c *Command) {
 			}
 		}
 	}
+}
+
+// compared checks what COMPARE AND WRITE found, and forgets its write if it was none.
+func (m *modelRun) compared(c *Command, is *issue) {
+	first, last := blockRange(c)
+	var there []byte
+	for i := first; i < last; i++ {
+		stamp := uint64(0)
+		for _, w := range m.marks[i] {
+			if w.stamp < is.stamp {
+				stamp = w.stamp
+			}
+		}
+		for range m.lu.blockSize / 8 {
+			there = binary.BigEndian.AppendUint64(there, stamp)
+		}
+	}
+	at := firstDifference(there, is.compare)
+	if at < 0 {
+		m.want(c, "good")
+		return
+	}
+	m.want(c, "0E/1D/00")
+	if d, _ := sense.Parse(c.Sense); !d.HasInfo || d.Info != uint64(at) {
+		m.Fatalf("miscompare at %d, want %d", d.Info, at)
+	}
+	m.counts["miscompare"]++
+	for i := first; i < last; i++ {
+		m.drop(i, is.stamp)
+	}
+	is.fua = false
 }
 
 // drop takes the write with the given stamp out of a block's history.
@@ -301,6 +373,10 @@ func TestModel(t *testing.T) {
 				st = newCrashStore(t, 64*4096, 4096)
 				cfg.LogicalBlock = 4096
 			}
+			if seed%2 == 1 {
+				st.info.Caps |= backstore.CapCompareAndWrite
+				st.info.MaxCompareAndWrite = 3000
+			}
 			host := &testHost{}
 			lu, err := NewDisk(st, host, cfg)
 			if err != nil {
@@ -319,7 +395,7 @@ func TestModel(t *testing.T) {
 			}
 		})
 	}
-	for _, what := range []string{"read", "write", "flush", "aborted", "late", "pending", "would block"} {
+	for _, what := range []string{"read", "write", "flush", "write same", "write and verify", "verify", "compare", "miscompare", "aborted", "late", "pending", "would block"} {
 		if counts[what] < 500 {
 			t.Errorf("only %d of %q: the model does not reach it", counts[what], what)
 		}

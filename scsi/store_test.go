@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"unsafe"
 
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
@@ -55,23 +54,17 @@ func (s *testStore) Submit(r *backstore.Request) backstore.Outcome {
 // check fails the test on a request that the contract does not allow.
 func (s *testStore) check(r *backstore.Request) {
 	s.t.Helper()
-	bs := int64(s.info.BlockSize)
+	if err := s.info.Check(r); err != nil {
+		s.t.Fatalf("%v [%d,+%d) with a buffer of %d: %v", r.Op, r.Off, r.Len, len(r.Buf), err)
+	}
 	switch {
-	case r.Off < 0 || r.Len < 0 || r.Off > s.info.Size-r.Len:
-		s.t.Fatalf("%v [%d,+%d) outside %d", r.Op, r.Off, r.Len, s.info.Size)
-	case r.Off%bs != 0 || r.Len%bs != 0:
-		s.t.Fatalf("%v [%d,+%d): no multiple of %d", r.Op, r.Off, r.Len, bs)
-	case r.Op != backstore.Flush && (int64(len(r.Buf)) != r.Len || r.Len > s.info.MaxTransfer):
-		s.t.Fatalf("%v of %d bytes with a buffer of %d, at most %d", r.Op, r.Len, len(r.Buf), s.info.MaxTransfer)
-	case r.Op != backstore.Flush && s.info.MemAlign > 1 && uintptr(unsafe.Pointer(&r.Buf[0]))%uintptr(s.info.MemAlign) != 0:
-		s.t.Fatalf("%v: memory not aligned to %d", r.Op, s.info.MemAlign)
-	case r.Flags&backstore.FUA != 0 && !s.info.Has(backstore.CapFUA):
-		s.t.Fatalf("%v with FUA", r.Op)
+	case r.Len == 0 && r.Op != backstore.Flush:
+		s.t.Fatalf("%v of nothing", r.Op)
 	case len(s.held) >= s.info.MaxInFlight && r.Flags&backstore.NoWait == 0:
 		s.t.Fatalf("%d requests in flight", len(s.held)+1)
 	}
 	for _, h := range s.held {
-		if !s.dead[h] && (h.Op == backstore.Write || r.Op == backstore.Write) && h.Off < r.Off+r.Len && r.Off < h.Off+h.Len {
+		if !s.dead[h] && (changes(h.Op) || changes(r.Op)) && h.Off < r.Off+r.Len && r.Off < h.Off+h.Len {
 			s.t.Fatalf("%v [%d,+%d) beside %v [%d,+%d)", r.Op, r.Off, r.Len, h.Op, h.Off, h.Len)
 		}
 	}
@@ -83,12 +76,38 @@ func (s *testStore) perform(r *backstore.Request) {
 			return
 		}
 	}
+	if r.Op == backstore.Allocation {
+		s.allocation(r)
+		return
+	}
+	if r.Op == backstore.CompareAndWrite {
+		now := backstore.Request{Op: backstore.Read, Off: r.Off, Len: r.Len, Buf: make([]byte, r.Len)}
+		if s.perform(&now); firstDifference(now.Buf, r.Compare) >= 0 {
+			r.Err = &backstore.Error{Class: backstore.ClassMiscompare, Op: "compare", Off: int64(firstDifference(now.Buf, r.Compare))}
+			return
+		}
+	}
 	for done := int64(0); done < r.Len; {
 		at := r.Off + done
 		n := min(pageSize-at%pageSize, r.Len-done)
 		p := s.pages[at/pageSize]
 		switch r.Op {
-		case backstore.Write:
+		case backstore.Discard, backstore.WriteZeroes:
+			if n == pageSize && s.info.DiscardZeroes && r.Flags&backstore.KeepAllocated == 0 {
+				delete(s.pages, at/pageSize)
+				break
+			}
+			if p == nil {
+				p = make([]byte, pageSize)
+				s.pages[at/pageSize] = p
+			}
+			for i := range n {
+				p[at%pageSize+i] = 0
+				if r.Op == backstore.Discard && !s.info.DiscardZeroes {
+					p[at%pageSize+i] = 0xee // whatever
+				}
+			}
+		case backstore.Write, backstore.CompareAndWrite:
 			if p == nil {
 				p = make([]byte, pageSize)
 				s.pages[at/pageSize] = p
@@ -102,6 +121,34 @@ func (s *testStore) perform(r *backstore.Request) {
 			}
 		}
 		done += n
+	}
+}
+
+// changes reports whether an operation changes the medium.
+func changes(op backstore.Op) bool {
+	switch op {
+	case backstore.Write, backstore.Discard, backstore.WriteZeroes, backstore.CompareAndWrite:
+		return true
+	}
+	return false
+}
+
+// allocation answers by pages, neighbours joined.
+func (s *testStore) allocation(r *backstore.Request) {
+	for at := r.Off; at < r.Off+r.Len; {
+		n := min(pageSize-at%pageSize, r.Off+r.Len-at)
+		state := backstore.Deallocated
+		if s.pages[at/pageSize] != nil {
+			state = backstore.Mapped
+		}
+		if k := len(r.Extents); k > 0 && r.Extents[k-1].State == state {
+			r.Extents[k-1].Len += n
+		} else if k < cap(r.Extents) {
+			r.Extents = append(r.Extents, backstore.Extent{Off: at, Len: n, State: state})
+		} else {
+			return
+		}
+		at += n
 	}
 }
 

@@ -135,8 +135,8 @@ func TestRebootWithoutLogout(t *testing.T) {
 		mount `+disk+` /tmp/m
 		fill /tmp/m/flushed 8
 		sync`)
-	busy := g.Start(t, "fill /tmp/m/lost 1000")
-	busy.Until(t, time.Minute, "")
+	busy := g.Start(t, "head -c 4M /dev/urandom >/tmp/m/begun && echo begun && fill /tmp/m/lost 1000")
+	busy.Until(t, time.Minute, "begun")
 	g.Kill(t)
 
 	g = Boot(t)

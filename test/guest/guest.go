@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -106,62 +106,28 @@ func BootWith(t testing.TB, o Options) *Guest {
 	defer wire.Close()
 	ctx := context.WithoutCancel(t.Context())
 	g.slirp = g.start(t, helper.Command(ctx, "--fd=3", "--exit-with-parent"), wire)
-	g.kernel = g.start(t, uml.Command(ctx,
+	kernel := uml.Command(ctx,
 		fmt.Sprintf("mem=%dM", o.Memory), "ubd0r=root.img", "root=/dev/ubda", "ro", "rootfstype=ext4", "init=/lunar-init",
-		"vec0:transport=fd,fd=3", "con=null", "con0=null,fd:1", "quiet", "lunar.agent="+g.agent.address()), card)
+		"vec0:transport=fd,fd=3", "con=null", "con0=null,fd:1", "quiet", "lunar.agent="+g.agent.address())
+	kernel.Env = memoryIn(kernel.Env, "/dev/shm", dir, o.Memory)
+	g.kernel = g.start(t, kernel, card)
 	g.script(t, bootTimeout, "cat >/run/prelude <<'PRELUDE'\n"+prelude+"\nPRELUDE\n")
 	g.script(t, bootTimeout, "start_initiator "+o.Initiator)
 	return g
 }
 
-// A process is one that runs for a guest, with what it started: a group of its own.
-type process struct {
-	name string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended and was waited for
-}
-
-func (g *Guest) start(t testing.TB, c *exec.Cmd, fd3 *os.File) *process {
-	t.Helper()
-	c.Dir = g.dir
-	c.ExtraFiles = []*os.File{fd3}
-	c.Stdout, c.Stderr = g.console, g.console
-	// HOME is where user-mode Linux keeps its sockets.
-	c.Env = append(c.Env, "HOME="+g.dir)
-	// A test binary that dies (a timeout's panic) takes its guests along.
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	// What the process started may hold its output open for longer.
-	c.WaitDelay = stopTimeout
-	p := &process{name: filepath.Base(c.Path), cmd: c, done: make(chan struct{})}
-	if err := c.Start(); err != nil {
-		t.Fatalf("starting %s: %v", p.name, err)
+// memoryIn is an environment in which user-mode Linux has its memory in a file below shm where there is room for
+// it, else below dir: on a disk a guest is slow, in a memory file system that is too small it dies in the midst.
+func memoryIn(env []string, shm, dir string, mib int) []string {
+	env = slices.DeleteFunc(env, func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return name == "TMPDIR" || name == "TMP" || name == "TEMP"
+	})
+	var st unix.Statfs_t
+	if err := unix.Statfs(shm, &st); err != nil || st.Type != unix.TMPFS_MAGIC || int64(st.Bavail)*st.Bsize < int64(mib)<<20 {
+		env = append(env, "TMPDIR="+dir)
 	}
-	go func() {
-		_ = c.Wait() // how it ended is in ProcessState
-		close(p.done)
-	}()
-	return p
-}
-
-// kill ends the process and all that it started, and returns when they are gone.
-func (p *process) kill(t testing.TB) {
-	t.Helper()
-	if p == nil {
-		return
-	}
-	pgid := p.cmd.Process.Pid
-	deadline := time.After(stopTimeout)
-	poll := time.NewTicker(endPoll)
-	defer poll.Stop()
-	for syscall.Kill(-pgid, syscall.SIGKILL) == nil { // ESRCH: nobody is left
-		select {
-		case <-poll.C:
-		case <-deadline:
-			t.Errorf("processes of %s do not end", p.name)
-			return
-		}
-	}
-	<-p.done
+	return env
 }
 
 // Kill ends the guest as a power cut would, with its network. A guest that has ended already is no error.

@@ -54,7 +54,7 @@ login() {
 	for set in "$@"; do
 		iscsiadm -m node -T "$iqn" -p "$portal" -o update -n "${set%%=*}" -v "${set#*=}" || return
 	done
-	iscsiadm -m node -T "$iqn" -p "$portal" --login
+	iscsiadm -m node -T "$iqn" -p "$portal" --login || { set -- $?; tail -n 20 /run/iscsid.log; return "$1"; }
 }
 
 # logout IQN: all its sessions.

@@ -77,4 +77,4 @@ check-format:
 # Without the network a developer's tests skip what they lack; where LUNAR_CI is set they would fail, and
 # say so here already.
 test-deps:
-	@scripts/test-deps || { [ -z "$$LUNAR_CI" ] && echo 'test-deps: going on; tests that lack a program are skipped'; }
+	@scripts/test-deps test guest || { [ -z "$$LUNAR_CI" ] && echo 'test-deps: going on; tests that lack a program are skipped'; }

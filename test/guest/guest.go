@@ -1,0 +1,231 @@
+package guest
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lunar-iscsi/lunar/test/deps"
+)
+
+// Initiator is the name that a guest logs in with unless its options say otherwise.
+const Initiator = "iqn.2026-11.io.lunar.guest:one"
+
+// Portal is where lunard listens for guests: a free port of an address that they reach by its own name.
+const Portal = "127.0.0.2:0"
+
+// A guest boots in 3 s and ends in less on a quiet machine; ten times as long where others work.
+const (
+	bootTimeout = 60 * time.Second
+	stopTimeout = 30 * time.Second
+	endPoll     = 2 * time.Millisecond // between looks whether the last process of a guest has gone
+)
+
+// DefaultMemory is what a guest has unless its options say otherwise, in MiB: what is tested must not fit
+// into its page cache, and nothing in it needs more.
+const DefaultMemory = 320
+
+//go:embed prelude.sh
+var prelude string
+
+// Options say what a guest is to be.
+type Options struct {
+	Memory    int    // in MiB; 0 is DefaultMemory
+	Initiator string // the name of its initiator; empty is Initiator
+}
+
+// A Guest is a running machine. Its methods may be called by one goroutine at a time.
+type Guest struct {
+	dir     string // its processes work here
+	console *console
+	kernel  *process
+	slirp   *process
+	agent   *agent
+}
+
+// Boot starts a guest with the default options; see BootWith.
+func Boot(t testing.TB) *Guest {
+	t.Helper()
+	return BootWith(t, Options{})
+}
+
+// BootWith starts a guest and returns once it runs scripts and its initiator is up. The test is skipped, or
+// fails under CI, where what a guest is made of was not fetched.
+func BootWith(t testing.TB, o Options) *Guest {
+	t.Helper()
+	if o.Memory == 0 {
+		o.Memory = DefaultMemory
+	}
+	if o.Initiator == "" {
+		o.Initiator = Initiator
+	}
+	if runtime.GOARCH != "amd64" {
+		deps.Skip(t, "user-mode Linux runs on amd64, this is "+runtime.GOARCH)
+	}
+	uml, helper := deps.Find(t, "linux.uml"), deps.Find(t, "libslirp-helper")
+	image := filepath.Join(deps.Dir(), "guest", "root.img")
+	if _, err := os.Stat(image); err != nil {
+		deps.Skip(t, "no disk to boot guests from: `scripts/test-deps guest` makes it: "+err.Error())
+	}
+	dir, err := os.MkdirTemp("", "lunar") // the test's own folder may be too long for a socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &Guest{dir: dir, console: &console{}}
+	t.Cleanup(func() {
+		g.Kill(t)
+		_ = os.RemoveAll(dir)
+		if t.Failed() {
+			t.Logf("the guest's console:\n%s", g.console.tail())
+		}
+	})
+	// Under a name without characters that mean something on the kernel's command line.
+	if err := os.Symlink(image, filepath.Join(dir, "root.img")); err != nil {
+		t.Fatal(err)
+	}
+	if g.agent, err = listen(); err != nil {
+		t.Fatal(err)
+	}
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("the guest's network: %v", err)
+	}
+	card, wire := os.NewFile(uintptr(ends[0]), "card"), os.NewFile(uintptr(ends[1]), "wire")
+	defer card.Close()
+	defer wire.Close()
+	ctx := context.WithoutCancel(t.Context())
+	g.slirp = g.start(t, helper.Command(ctx, "--fd=3", "--exit-with-parent"), wire)
+	kernel := uml.Command(ctx,
+		fmt.Sprintf("mem=%dM", o.Memory), "ubd0r=root.img", "root=/dev/ubda", "ro", "rootfstype=ext4", "init=/lunar-init",
+		"vec0:transport=fd,fd=3", "con=null", "con0=null,fd:1", "quiet", "lunar.agent="+g.agent.address())
+	kernel.Env = memoryIn(kernel.Env, "/dev/shm", dir, o.Memory)
+	g.kernel = g.start(t, kernel, card)
+	g.script(t, bootTimeout, "cat >/run/prelude <<'PRELUDE'\n"+prelude+"\nPRELUDE\n")
+	g.script(t, bootTimeout, "start_initiator "+o.Initiator)
+	return g
+}
+
+// memoryIn is an environment in which user-mode Linux has its memory in a file below shm where there is room for
+// it, else below dir: on a disk a guest is slow, in a memory file system that is too small it dies in the midst.
+func memoryIn(env []string, shm, dir string, mib int) []string {
+	env = slices.DeleteFunc(env, func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return name == "TMPDIR" || name == "TMP" || name == "TEMP"
+	})
+	var st unix.Statfs_t
+	if err := unix.Statfs(shm, &st); err != nil || st.Type != unix.TMPFS_MAGIC || int64(st.Bavail)*st.Bsize < int64(mib)<<20 {
+		env = append(env, "TMPDIR="+dir)
+	}
+	return env
+}
+
+// Kill ends the guest as a power cut would, with its network. A guest that has ended already is no error.
+func (g *Guest) Kill(t testing.TB) {
+	t.Helper()
+	g.kernel.kill(t)
+	g.slirp.kill(t)
+	if g.agent != nil {
+		g.agent.close()
+	}
+}
+
+// Shutdown powers the guest off in good order; the test fails unless it ends in time with status 0. The
+// scripts that run in it are cut short; sessions that were not logged out are not logged out by this.
+func (g *Guest) Shutdown(t testing.TB) {
+	t.Helper()
+	g.Start(t, "sync; busybox poweroff -f")
+	select {
+	case <-g.kernel.done:
+	case <-time.After(stopTimeout):
+		t.Fatalf("the guest did not power off within %v", stopTimeout)
+	}
+	if code := g.kernel.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("the guest's kernel ended with status %d", code)
+	}
+	g.Kill(t)
+}
+
+// Console is what the guest's kernel and the processes on the host have said so far.
+func (g *Guest) Console() string { return g.console.tail() }
+
+// A console keeps the end of what is written to it.
+type console struct {
+	mu   sync.Mutex
+	text []byte // guarded by mu
+}
+
+// consoleBytes is how much of it is kept: the boot and then some.
+const consoleBytes = 256 << 10
+
+func (c *console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.text = append(c.text, p...)
+	if over := len(c.text) - consoleBytes; over > 0 {
+		c.text = append(c.text[:0], c.text[over:]...)
+	}
+	return len(p), nil
+}
+
+func (c *console) tail() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return string(c.text)
+}
+
+// An agent is the host's end of what the guest's first process does: it keeps one connection waiting, and
+// runs the script that comes over it.
+type agent struct {
+	l     *net.TCPListener
+	conns chan net.Conn
+	stop  chan struct{}
+	once  sync.Once
+}
+
+func listen() (*agent, error) {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return nil, err
+	}
+	a := &agent{l: l, conns: make(chan net.Conn), stop: make(chan struct{})}
+	go a.accept()
+	return a, nil
+}
+
+func (a *agent) accept() {
+	for {
+		c, err := a.l.Accept()
+		if err != nil {
+			return // closed
+		}
+		select {
+		case a.conns <- c:
+		case <-a.stop:
+			c.Close()
+			return
+		}
+	}
+}
+
+// address is where the guest finds the agent: slirp's name for the host's 127.0.0.1.
+func (a *agent) address() string {
+	return fmt.Sprintf("10.0.2.2:%d", a.l.Addr().(*net.TCPAddr).Port) // of a TCP listener
+}
+
+func (a *agent) close() {
+	a.once.Do(func() {
+		close(a.stop)
+		a.l.Close()
+	})
+}

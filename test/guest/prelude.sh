@@ -1,0 +1,78 @@
+# Read by every script that a guest runs. What polls is bounded: a script that waits in vain fails and says for what.
+
+# wait_for SECONDS COMMAND…: until it succeeds.
+wait_for() {
+	local tries=$(($1 * 20))
+	shift
+	while ! "$@"; do
+		tries=$((tries - 1))
+		[ "$tries" -gt 0 ] || { echo "in vain: $*" >&2; return 1; }
+		sleep 0.05
+	done
+}
+
+# start_initiator IQN: the kernel's modules and iscsid, under that name.
+start_initiator() {
+	modprobe -a iscsi_tcp sd_mod sg || return
+	echo "InitiatorName=$1" >/etc/iscsi/initiatorname.iscsi
+	iscsid -f >/run/iscsid.log 2>&1 &
+	wait_for 20 iscsid_up
+}
+iscsid_up() { iscsiadm -m session >/dev/null 2>&1; [ $? = 21 ]; } # 21: it answers that there is no session
+
+# sessions IQN: their folders in sysfs, one a line.
+sessions() {
+	local s
+	for s in /sys/class/iscsi_session/session*; do
+		[ -e "$s/targetname" ] && [ "$(<"$s/targetname")" = "$1" ] && echo "$s"
+	done
+}
+
+# find_disk IQN LUN: the block devices of its sessions, one a line.
+find_disk() {
+	local s b
+	for s in $(sessions "$1"); do
+		for b in "$s"/device/target*/*:"$2"/block/*; do
+			[ -b "/dev/${b##*/}" ] && echo "/dev/${b##*/}"
+		done
+	done | grep .
+}
+
+# disk IQN [LUN]: the block device of LUN 1 once it is there.
+disk() {
+	wait_for 30 find_disk "$1" "${2:-1}"
+}
+
+# discover PORTAL: what SendTargets says.
+discover() { iscsiadm -m discovery -t sendtargets -p "$1"; }
+
+# login PORTAL IQN [NAME=VALUE…]: with values of the node's record changed before.
+login() {
+	local portal=$1 iqn=$2 set
+	shift 2
+	iscsiadm -m node -T "$iqn" -p "$portal" >/dev/null 2>&1 || iscsiadm -m node -o new -T "$iqn" -p "$portal" >/dev/null || return
+	for set in "$@"; do
+		iscsiadm -m node -T "$iqn" -p "$portal" -o update -n "${set%%=*}" -v "${set#*=}" || return
+	done
+	iscsiadm -m node -T "$iqn" -p "$portal" --login || { set -- $?; tail -n 20 /run/iscsid.log; return "$1"; }
+}
+
+# logout IQN: all its sessions.
+logout() { iscsiadm -m node -T "$1" --logout; }
+
+# uncached DEVICE: what the page cache has of it is written and forgotten.
+uncached() { blockdev --flushbufs "$1" && echo 3 >/proc/sys/vm/drop_caches; }
+
+# fill DIR MIB: files of odd lengths, together a bit more than MIB, and their sums for checked.
+fill() {
+	local dir=$1 mib=$2 i
+	mkdir -p "$dir"
+	for i in $(seq "$mib"); do
+		mkdir -p "$dir/$((i % 7))"
+		head -c $((1048576 + i * 1021)) /dev/urandom >"$dir/$((i % 7))/file$i" || return
+	done
+	(cd "$dir" && find . -type f ! -name sums -exec md5sum {} + >sums)
+}
+
+# checked DIR: fails when a file that fill made differs from its sum.
+checked() { (cd "$1" && md5sum --quiet -c sums); }

@@ -28,7 +28,7 @@ const (
 	DefaultHeldBytes   = 1 << 20
 	DefaultTextBytes   = 64 << 10
 	DefaultGapTime     = 10e9
-	DefaultNOPInterval = 30e9
+	DefaultNOPInterval = 60e9
 	DefaultNOPTimeout  = 30e9
 	DefaultTMFDataWait = 2e9
 	DefaultTMFTimeout  = 30e9

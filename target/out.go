@@ -9,8 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arenaSize is how much output is built in one piece: a full window of 4 KiB reads and their headers, twice.
-const arenaSize = 1 << 20
+// arenaSize is how much output is built in one piece: a full window of 4 KiB reads and their headers, twice. A loop keeps
+// spareArenas of them beside the present one: as many as flushBytes of output take.
+const (
+	arenaSize   = 1 << 20
+	spareArenas = 3
+)
 
 // An arena is memory in which headers, and data that a store read straight to its place, follow each other as they go
 // out. It is reused from the start as soon as nothing in it waits to be sent.
@@ -31,8 +35,9 @@ func (l *loop) room(n int) *arena {
 			return a
 		}
 	}
-	if a = l.spare; a != nil {
-		l.spare = nil
+	if n := len(l.spares) - 1; n >= 0 {
+		a = l.spares[n]
+		l.spares = l.spares[:n]
 		a.pos = 0
 	} else {
 		a = &arena{b: make([]byte, arenaSize)}
@@ -44,8 +49,8 @@ func (l *loop) room(n int) *arena {
 // release says that a queued PDU no longer needs a.
 func (l *loop) release(a *arena) {
 	a.refs--
-	if a.refs == 0 && a != l.arena {
-		l.spare = a
+	if a.refs == 0 && a != l.arena && len(l.spares) < spareArenas {
+		l.spares = append(l.spares, a)
 	}
 }
 

@@ -126,7 +126,7 @@ func (o *options) command() *cobra.Command {
 	f.IntVar(&c.MaxLoginsPerIP, "max-logins-per-address", target.DefaultMaxLoginsPerIP, "of these, from one address")
 	f.DurationVar(&c.LoginTimeout, "login-timeout", target.DefaultLoginTimeout, "time to log in")
 	f.DurationVar(&c.DiscoveryTime, "discovery-timeout", target.DefaultDiscoveryTime, "time a discovery session may last")
-	f.DurationVar(&o.nop.interval, "nop-interval", 30*time.Second, "silence before an initiator is pinged; 0 never pings")
+	f.DurationVar(&o.nop.interval, "nop-interval", 60*time.Second, "silence before an initiator is pinged; 0 never pings")
 	f.DurationVar(&o.nop.timeout, "nop-timeout", 30*time.Second, "time to answer a ping")
 	f.DurationVar(&o.drain, "drain-timeout", o.drain, "time initiators get to log out before the daemon ends")
 	f.Int64Var(&c.BufferBytes, "buffer-bytes", target.DefaultBufferBytes, "memory for data on its way")

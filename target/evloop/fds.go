@@ -39,7 +39,9 @@ type slot struct {
 	gen    uint32
 	pend   Events // what to tell p when its place in the queue comes
 	queued bool
-	next   int // of a free place: the next free one, -1 at the end
+	guess  bool  // nobody said that there is something: see worthGuessing
+	misses uint8 // guesses in a row that found nothing
+	next   int   // of a free place: the next free one, -1 at the end
 }
 
 func (ev Events) epoll() (bits uint32) {

@@ -27,6 +27,10 @@ const (
 
 	// clockEvery is how many units of work pass between two looks at the clock (25-40 ns) within a turn.
 	clockEvery = 8
+	// enoughMisses is how many looks for more work, in a row, that found none end the looking; then one turn in tryAgain
+	// looks. See worthTrying.
+	enoughMisses = 4
+	tryAgain     = 16
 	// goschedAfter is how long a loop runs without a wait before it lets the Go scheduler have a look.
 	goschedAfter = int64(time.Millisecond)
 	// maxYields bounds how often a loop stands back for those who wait for its lock, after one turn.
@@ -116,6 +120,7 @@ type Loop struct {
 	worked  bool  // something was done in this turn: no sleep yet
 	dirty   bool  // EndTurn is owed
 	polled  bool  // epoll was asked in this turn
+	misses  uint8 // polls in a row that found nothing
 	serving bool  // the parking thread runs this turn
 	stats   LoopStats
 
@@ -290,11 +295,11 @@ func (l *Loop) steps(asks *uint32) {
 		l.h.Woken()
 	}
 	l.runTimers()
-	if !l.polled && (l.queue.n == 0 || l.now-l.lastPoll >= int64(l.cfg.MaxTurn)) {
+	if !l.polled && (l.queue.n == 0 && l.worthTrying(l.misses) || l.queue.n != 0 && l.now-l.lastPoll >= int64(l.cfg.MaxTurn)) {
 		l.poll()
 	}
 	l.runQueue()
-	if !l.polled && !l.worked && l.queue.n == 0 {
+	if !l.polled && !l.worked && l.queue.n == 0 && l.worthTrying(l.misses) {
 		l.poll()
 		l.runQueue()
 	}
@@ -308,8 +313,28 @@ func (l *Loop) steps(asks *uint32) {
 func (l *Loop) poll() {
 	l.polled, l.lastPoll = true, l.now
 	l.stats.Polls++
-	if n := pollNow(l.epfd, l.events); n > 0 {
+	n := pollNow(l.epfd, l.events)
+	if n > 0 {
 		l.enqueueEvents(n)
+		l.misses = 0
+	} else if l.misses < enoughMisses {
+		l.misses++
+	}
+}
+
+// worthTrying reports whether to look for more work by a system call that does not wait, after so many in a row
+// that found none. Where an initiator has one command out there is never any: the wait itself is the better question. Once in a
+// while it is tried all the same.
+func (l *Loop) worthTrying(misses uint8) bool {
+	return misses < enoughMisses || l.stats.Turns%tryAgain == 0
+}
+
+// tried notes what a guess found.
+func (s *slot) tried(progress bool) {
+	if progress {
+		s.misses = 0
+	} else if s.misses < enoughMisses {
+		s.misses++
 	}
 }
 
@@ -323,16 +348,25 @@ func (l *Loop) runQueue() {
 		if s == nil {
 			continue // removed meanwhile
 		}
-		ev := s.pend
-		s.pend, s.queued = 0, false
+		ev, guess := s.pend, s.guess
+		s.pend, s.queued, s.guess = 0, false, false
 		l.current, l.dirty = id, true
 		spends := l.spends
 		more := s.p.Ready(ev)
 		l.current = 0
-		if progress := l.spends != spends; more || progress {
+		progress := more || l.spends != spends
+		s = l.lookup(id) // where it is now, if it is still there
+		if guess && s != nil {
+			s.tried(progress)
+		}
+		if progress {
 			l.worked = true
-			if more || ev&Readable != 0 && !l.serving {
+			switch {
+			case more:
 				l.enqueue(id, Readable)
+			case s != nil && ev&Readable != 0 && !l.serving && !s.queued && l.worthTrying(s.misses):
+				l.enqueue(id, Readable)
+				s.guess = true
 			}
 		}
 	}

@@ -241,7 +241,7 @@ func TestJobAbort(t *testing.T) {
 // there.
 func TestJobYield(t *testing.T) {
 	st := thinStore(t, 64<<20)
-	r := newRig(t, st, DiskConfig{})
+	r := newRig(t, st, DiskConfig{MaxWriteSame: 64 << 20})
 	same := func() *Command { return r.cmd(transfer(cdb.WriteSame16, 0, 0, 0), fill(1, 512, 7)) }
 	c := r.started(same(), atStore)
 	if n := len(st.ops); n != turnCost/jobChunk || r.lu.InFlight() != 1 {

@@ -3,6 +3,9 @@
 // operation code table for each kind of device, SPC-4 and SBC-3 handlers, VPD and mode pages, reservations, unit
 // attentions by I_T nexus, and the range index that keeps overlapping commands apart.
 //
+// READ and WRITE are one transfer, and have the short way. What takes more store requests than that is a job: a record
+// that says which comes next, one at the store at a time, to be aborted between two.
+//
 // It knows no transport: sessions, tags, data transfer and residuals are its host's. It logs
 // nothing and starts no goroutine. It must not import session or target.
 //

@@ -237,7 +237,7 @@ func TestReportOpcodes(t *testing.T) {
 				t.Fatalf("descriptor %x", b[:size])
 			}
 		}
-		if rows != 39 || binary.BigEndian.Uint32(c.Data) != uint32(rows*size) {
+		if rows != 55 || binary.BigEndian.Uint32(c.Data) != uint32(rows*size) {
 			t.Errorf("%d rows", rows)
 		}
 	}
@@ -272,13 +272,13 @@ func TestProvisioning(t *testing.T) {
 		rc16   byte
 		absent []byte
 	}{
-		{"thin", nil, DiskConfig{}, "00ff 00100000 00000100 00000008 80000000 0000000000200000", "00e40200", 0xc0, nil},
-		{"4Kn", nil, DiskConfig{LogicalBlock: 4096}, "00ff 00100000 00000100 00000001 80000000 0000000000040000", "00e40200", 0xc0, nil},
-		{"not zeroing", func(i *backstore.Info) { i.DiscardZeroes = false }, DiskConfig{}, "00ff 00100000 00000100 00000008 80000000 0000000000200000", "00800200", 0x80, nil},
-		{"no UNMAP", nil, DiskConfig{NoUnmap: true}, "00ff 00000000 00000000 00000000 00000000 0000000000200000", "00000000", 0, []byte{cdb.Unmap}},
+		{"thin", nil, DiskConfig{}, "00ff 00100000 00000100 00000008 80000000 0000000000008000", "00e40200", 0xc0, nil},
+		{"4Kn", nil, DiskConfig{LogicalBlock: 4096}, "00ff 00100000 00000100 00000001 80000000 0000000000001000", "00e40200", 0xc0, nil},
+		{"not zeroing", func(i *backstore.Info) { i.DiscardZeroes = false }, DiskConfig{}, "00ff 00100000 00000100 00000008 80000000 0000000000008000", "00800200", 0x80, nil},
+		{"no UNMAP", nil, DiskConfig{NoUnmap: true}, "00ff 00000000 00000000 00000000 00000000 0000000000008000", "00000000", 0, []byte{cdb.Unmap}},
 		{"no WRITE SAME", nil, DiskConfig{NoWriteSame: true}, "00ff 00100000 00000100 00000008 80000000 0000000000000000", "00840200", 0xc0, []byte{cdb.WriteSame10, cdb.WriteSame16}},
 		{"no ATS", nil, DiskConfig{NoCompareAndWrite: true, MaxWriteSame: 1 << 20}, "0000 00100000 00000100 00000008 80000000 0000000000000800", "00e40200", 0xc0, []byte{cdb.CompareAndWrite}},
-		{"nothing", func(i *backstore.Info) { i.Caps = 0 }, DiskConfig{}, "00ff 00000000 00000000 00000000 00000000 0000000000200000", "00000000", 0, []byte{cdb.Unmap}},
+		{"nothing", func(i *backstore.Info) { i.Caps = 0 }, DiskConfig{}, "00ff 00000000 00000000 00000000 00000000 0000000000008000", "00000000", 0, []byte{cdb.Unmap}},
 	} {
 		st := thinStore(t, 64<<20)
 		if k.change != nil {

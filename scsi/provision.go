@@ -10,9 +10,9 @@ import (
 
 // What a disk offers beyond READ and WRITE, by what its store can do and its configuration lets it.
 
-// DefaultMaxWriteSame is what one WRITE SAME covers at most, in bytes: without help of the store, a slow disk writes that
-// within the 120 s that Linux gives the command.
-const DefaultMaxWriteSame = 1 << 30
+// DefaultMaxWriteSame is what one WRITE SAME covers at most, in bytes: as much as one WRITE. Initiators cut what is longer
+// themselves, and none of the pieces comes near a time-out where the store has to write it all.
+const DefaultMaxWriteSame = 16 << 20
 
 // provision sets what the LU offers.
 func (lu *LU) provision(cfg *DiskConfig) {

@@ -26,7 +26,7 @@ func prepareWriteSame(lu *LU, c *Command) bool {
 		return c.badField(1, 7)
 	case b1&sameAnchor != 0:
 		return c.badField(1, 4) // ANC_SUP is 0: a store does not say what it keeps for an anchored block
-	case b1&sameUnmap != 0 && !lu.unmapSame:
+	case b1&sameUnmap != 0 && !lu.unmapSame && !lu.protected: // where it is protected, that says more
 		return c.badField(1, 3)
 	case b1&0x06 != 0:
 		return c.badField(1, 2) // LBDATA, PBDATA: gone since SBC-3

@@ -137,3 +137,24 @@ func (e Expectation) Check(o Outcome) error {
 	}
 	return nil
 }
+
+// Replace puts other expectations, in the form of ParseExpectations, in the place of those of a plan. Each has to meet
+// a test.
+func Replace(plan map[string]Expectation, text string) error {
+	list, err := ParseExpectations(strings.NewReader(text))
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		met := false
+		for name := range plan {
+			if ok, _ := path.Match(e.Pattern, name); ok {
+				plan[name], met = e, true
+			}
+		}
+		if !met {
+			return fmt.Errorf("no test has a name like %s", e.Pattern)
+		}
+	}
+	return nil
+}

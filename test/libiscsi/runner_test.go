@@ -134,3 +134,15 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+func TestReplace(t *testing.T) {
+	plan := map[string]Expectation{"SCSI.A.One": {Verdict: Fault}, "SCSI.B.One": {Verdict: Skip}}
+	if err := Replace(plan, "pass SCSI.A.* 7\n"); err != nil || plan["SCSI.A.One"].Asserts != 7 || plan["SCSI.B.One"].Verdict != Skip {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	for _, bad := range []string{"pass SCSI.C.* 7\n", "pass\n"} {
+		if Replace(plan, bad) == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}

@@ -107,7 +107,8 @@ func TestDisk(t *testing.T) {
 	s.Stop(t)
 }
 
-// filesystem makes, fills, checks and repairs nothing: a file system on the disk holds what was put there.
+// filesystem makes a file system on the disk and fills it; what was put there is there after it was mounted again,
+// and fsck finds nothing to repair.
 func filesystem(t *testing.T, g *Guest, disk, mkfs, fsck string) {
 	t.Helper()
 	g.Start(t, `

@@ -262,7 +262,8 @@ func appendVec(vec []unix.Iovec, b []byte, skip, want *int) []unix.Iovec {
 	*want += len(b)
 	if n := len(vec); n > 0 {
 		last := &vec[n-1]
-		if unsafe.Add(unsafe.Pointer(last.Base), last.Len) == unsafe.Pointer(unsafe.SliceData(b)) {
+		// As numbers: a pointer past the end of its memory is none, and the runtime may stop the process for it.
+		if uintptr(unsafe.Pointer(last.Base))+uintptr(last.Len) == uintptr(unsafe.Pointer(unsafe.SliceData(b))) {
 			last.Len += uint64(len(b))
 			return vec
 		}

@@ -74,14 +74,15 @@ func (lu *LU) modesChanged() { lu.protected = lu.readOnly || lu.modes.protect }
 // parseModes reads a parameter list into m; false: c has ended.
 func (lu *LU) parseModes(c *Command, m *modes) bool {
 	list := c.Buf
-	header, descriptors, long := 4, 0, false
+	header, long := 4, false
 	if c.CDB[0] == cdb.ModeSelect10 {
 		header = 8
 	}
 	if len(list) < header {
 		return c.illegal(sense.ParameterListLengthError)
 	}
-	if descriptors = int(list[3]); header == 8 {
+	descriptors := int(list[3])
+	if header == 8 {
 		descriptors = int(binary.BigEndian.Uint16(list[6:]))
 		long = list[4]&0x01 != 0
 	}

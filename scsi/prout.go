@@ -182,8 +182,9 @@ func planPreempt(c *Command, ch *prChange) bool {
 	if victim == 0 && !takes {
 		return c.badList(8, -1)
 	}
-	kind, ok := p.kind, true
+	kind := p.kind
 	if takes { // otherwise scope and type are ignored
+		var ok bool
 		if kind, ok = c.reservation(); !ok {
 			return false
 		}

@@ -147,7 +147,7 @@ func TestLateWritesOfSharedVolume(t *testing.T) {
 			}
 			answered <- resp
 		}()
-		want := pdu.TMFResponse(pdu.FunctionRejected)
+		want := pdu.FunctionRejected
 		if ends {
 			want = pdu.FunctionComplete
 			for range 20 {

@@ -94,7 +94,7 @@ func (g *greeter) run() error {
 // which takes the answer with it.
 func (g *greeter) linger(h *pdu.Header) {
 	if tc, ok := g.nc.(*net.TCPConn); ok && tc.CloseWrite() == nil {
-		io.CopyN(io.Discard, g.r, int64(min(h.AHSLen()+pdu.Pad(h.DataLen()), maxLinger)))
+		_, _ = io.CopyN(io.Discard, g.r, int64(min(h.AHSLen()+pdu.Pad(h.DataLen()), maxLinger)))
 	}
 }
 
@@ -247,7 +247,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 		return pdu.OutOfResources, err
 	}
 	c.id = id
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	c.c = se.s.AddConn(res.CID, g.statSN, l.s.group.Clock())
 	c.c.Ref = c
 	resp.Header.SetDataLen(len(resp.Data))

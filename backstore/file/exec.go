@@ -137,7 +137,7 @@ func (s *Store) discard(r *backstore.Request) unix.Errno {
 
 // zeroRange tries the ways to zero a range, the cheapest first.
 func (s *Store) zeroRange(r *backstore.Request) unix.Errno {
-	e := unix.EOPNOTSUPP
+	var e unix.Errno
 	if s.dev {
 		e = deviceRange(s.fd, unix.BLKZEROOUT, r.Off, r.Len)
 	} else {

@@ -38,7 +38,7 @@ func (s *Store) probe() (*backstore.Info, error) {
 	}
 	var err error
 	if s.dev = st.Mode&unix.S_IFMT == unix.S_IFBLK; s.dev {
-		err = s.probeDevice(i, uint64(st.Rdev))
+		err = s.probeDevice(i, st.Rdev)
 	} else {
 		err = s.probeFile(i, &st)
 	}
@@ -75,10 +75,10 @@ func (s *Store) probeFile(i *backstore.Info, st *unix.Stat_t) error {
 	if err := unix.Fstatfs(s.fd, &fs); err != nil {
 		return &os.PathError{Op: "statfs", Path: s.path, Err: err}
 	}
-	magic := int64(fs.Type) & 0xffffffff
+	magic := fs.Type & 0xffffffff
 	i.Coherent = !networkFS[magic]
 	i.Caps |= backstore.CapAllocation | backstore.CapWriteZeroes
-	if b := int64(st.Blksize); b >= sector && b&(b-1) == 0 && b <= 1<<16 {
+	if b := int64(st.Blksize); b >= sector && b&(b-1) == 0 && b <= 1<<16 { //nolint:unconvert // 32 bits on arm64
 		i.PhysicalBlock = int(b)
 	}
 	// Punching behind the end changes nothing and tells whether it can be done.
@@ -162,7 +162,7 @@ func (s *Store) probeDevice(i *backstore.Info, rdev uint64) error {
 
 // probeDirect finds the multiples that O_DIRECT asks for.
 func (s *Store) probeDirect(i *backstore.Info) error {
-	mem, off := 0, 0
+	var mem, off int
 	var sx unix.Statx_t
 	if err := unix.Statx(s.fd, "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &sx); err == nil && sx.Mask&unix.STATX_DIOALIGN != 0 {
 		mem, off = int(sx.Dio_mem_align), int(sx.Dio_offset_align)

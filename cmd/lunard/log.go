@@ -50,7 +50,7 @@ func (a *asyncLog) write() {
 		if n := a.dropped.Swap(0); n != 0 {
 			fmt.Fprintf(os.Stderr, "lunard: %d log lines were dropped\n", n)
 		}
-		os.Stderr.Write(line)
+		_, _ = os.Stderr.Write(line) // there is nowhere left to say that it failed
 	}
 }
 

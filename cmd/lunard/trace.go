@@ -34,4 +34,4 @@ func (o *options) traceIO() func(export, backstore.Store) backstore.Store {
 	}
 }
 
-func (a *asyncLog) trace(line string) { a.Write([]byte(line + "\n")) }
+func (a *asyncLog) trace(line string) { _, _ = a.Write([]byte(line + "\n")) }

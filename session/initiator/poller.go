@@ -39,7 +39,7 @@ func (p *Poller) Add(q *Queue) error {
 
 func (p *Poller) remove(q *Queue) {
 	p.queues[q.index] = nil
-	unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, q.fd, &unix.EpollEvent{})
+	_ = unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, q.fd, &unix.EpollEvent{})
 	q.poller = nil
 }
 

@@ -43,7 +43,7 @@ func NormalizeName(s string) (string, error) {
 	case strings.HasPrefix(n, "naa."):
 		ok = isHex(n[4:], 16) || isHex(n[4:], 32)
 	default:
-		return "", fmt.Errorf("iSCSI name %q begins with none of iqn. eui. naa.", s)
+		return "", fmt.Errorf("iSCSI name %q begins with none of iqn., eui. and naa. (RFC 7143 §4.2.7)", s)
 	}
 	if !ok {
 		return "", fmt.Errorf("iSCSI name %q is not well formed", s)

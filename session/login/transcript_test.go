@@ -108,7 +108,6 @@ type player struct {
 	cfg       Config
 	book      book
 	n         *Negotiator
-	alg       CHAPAlgorithm
 	id        byte
 	challenge []byte
 	out       bytes.Buffer

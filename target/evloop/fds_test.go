@@ -187,7 +187,6 @@ func TestPoke(t *testing.T) {
 			fd, f := pair(t)
 			e := addEcho(t, l, fd)
 			called := make(chan struct{}, 1)
-			id := ID(0)
 			fd2, _ := pair(t)
 			l.Lock()
 			id, err := l.Add(fd2, ready(func(ev Events) bool {

@@ -120,7 +120,7 @@ func (g *Group) disown(l *Loop) {
 	defer g.mu.Unlock()
 	g.deadlines.stop(&l.parkTimer)
 	var ev unix.EpollEvent
-	unix.EpollCtl(g.epfd, unix.EPOLL_CTL_DEL, l.epfd, &ev)
+	_ = unix.EpollCtl(g.epfd, unix.EPOLL_CTL_DEL, l.epfd, &ev)
 	g.loops[l.parkIndex].l = nil
 	g.free = append(g.free, l.parkIndex)
 }

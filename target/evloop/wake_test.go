@@ -32,8 +32,8 @@ func awaitState(t testing.TB, l *Loop, ok func(uint32) bool) {
 			t.Fatal("the loop does not go to sleep")
 		}
 	}
-	l.Lock() // a loop holds its lock until its parking is complete
-	l.Unlock()
+	l.Lock()   // a loop holds its lock until its parking is complete
+	l.Unlock() //nolint:staticcheck // waiting for it is the point
 }
 
 // TestNoLostWake hands items to the loop one after the other, each only when the one before was taken,

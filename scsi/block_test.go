@@ -200,6 +200,13 @@ func TestProtectedCommands(t *testing.T) {
 		t.Fatal(st.ops)
 	}
 	r.want(r.do(transfer(cdb.Verify10, 0, 1, 0), nil), "good")
+
+	// Also where the store, open for reading, says that it can discard nothing; a disk without UNMAP has none.
+	plain := newTestStore(t, 1<<20)
+	r = newRig(t, plain, DiskConfig{ReadOnly: true})
+	r.want(r.do(unmapCDB(24), make([]byte, 24)), "07/27/00")
+	r = newRig(t, plain, DiskConfig{ReadOnly: true, NoUnmap: true})
+	r.want(r.do(unmapCDB(24), make([]byte, 24)), "05/20/00")
 }
 
 // TestJobAbort: a WRITE SAME that is aborted in the middle submits nothing more; what the store has is in doubt.

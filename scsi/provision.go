@@ -28,7 +28,8 @@ func (lu *LU) provision(cfg *DiskConfig) {
 	lu.zeroBlock = make([]byte, lu.blockSize)
 
 	var without []byte
-	if !lu.unmap {
+	// A disk that may not be written refuses UNMAP as it does WRITE: WRITE PROTECTED says more than an unknown operation code.
+	if !lu.unmap && (!lu.readOnly || cfg.NoUnmap) {
 		without = append(without, cdb.Unmap)
 	}
 	if cfg.NoWriteSame {

@@ -19,7 +19,7 @@ const (
 	Fail  Verdict = "fail"  // never expected
 	Hang  Verdict = "hang"  // killed at the time limit; never expected
 	None  Verdict = "none"  // no test ran, whatever the exit status; never expected
-	Fault Verdict = "fault" // expected only: fails by a fault of the tool's own
+	Fault Verdict = "fault" // expected only: fails by no fault of the target: by the tool's own, or since it needs what this LUN is not to give
 	Later Verdict = "later" // expected only: not run, the target does not offer this yet
 )
 

@@ -3,6 +3,7 @@
 package libiscsi
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -10,17 +11,43 @@ import (
 	"github.com/lunar-iscsi/lunar/test/nbdkit"
 )
 
-// oneToOne is what comes of tests that need physical blocks of several logical ones.
+// oneToOne is what comes of tests that need physical blocks of several logical ones, or blocks of 512 bytes.
 const oneToOne = `
 skip SCSI.CompareAndWrite.InvalidDataOutSize a physical block is one logical block
 skip SCSI.WriteSame1[06].UnmapUnaligned a physical block is one logical block
 skip SCSI.WriteSame1[06].InvalidDataOutSize a physical block is one logical block
 pass SCSI.GetLBAStatus.UnmapSingle 100
+fault SCSI.ProutReserve.Access* "0x0e03" it sends 512 bytes for a block, whatever the block's size
 `
 
 // undefined is what comes of tests of WRITE SAME with UNMAP where nobody says how a deallocated block reads, as with NBD.
 const undefined = `
 skip SCSI.WriteSame1[06].Unmap* LBPWS is 0
+`
+
+// protected is what comes of the tests where nothing may be written: those that have to write are told so. A disk that is
+// never written has nothing to deallocate either.
+const protected = `
+pass SCSI.ReadOnly.* 13
+skip SCSI.CompareAndWrite.InvalidDataOutSize LBPME is 0
+skip SCSI.GetLBAStatus.UnmapSingle LBPME is 0
+skip SCSI.Inquiry.BlockLimits LBPME is 0
+skip SCSI.Unmap.[SZ]* LBPME is 0
+skip SCSI.WriteSame1[06].Unmap LBPME is 0
+skip SCSI.WriteSame1[06].UnmapUn* LBPME is 0
+skip SCSI.WriteSame1[06].InvalidDataOutSize LBPME is 0
+fault SCSI.CompareAndWrite.[SDM]* "WRITE_PROTECTED" it writes
+fault SCSI.CompareAndWrite.Unwritten "memcmp" it writes
+fault SCSI.OrWrite.[SZDV]* "WRITE_PROTECTED" it writes
+fault SCSI.ProutReserve.Access* "WRITE_PROTECTED" it writes
+fault SCSI.Write1[026].[SZD]* "WRITE_PROTECTED" it writes
+fault SCSI.Write10.Async "SCSI_STATUS_CHECK_CONDITION" it writes
+fault SCSI.WriteSame1[06].[SZC]* "WRITE_PROTECTED" it writes
+fault SCSI.WriteVerify1[026].[SZFD]* "WRITE_PROTECTED" it writes
+fault SCSI.MultipathIO.Simple "WRITE_PROTECTED" it writes
+fault SCSI.MultipathIO.CompareAndWrite* "WRITE_PROTECTED" it writes
+fault iSCSI.iSCSIResiduals.Write* "WRITE_PROTECTED" it writes
+fault iSCSI.iSCSITMF.AbortTaskSimpleAsync "SCSI_STATUS_CHECK_CONDITION" it writes
 `
 
 // TestVariants runs the suite on every kind of volume, with larger blocks, and with what an initiator may
@@ -34,6 +61,16 @@ func TestVariants(t *testing.T) {
 		"nbd": func(t *testing.T) suite { return suite{uri: nbdkit.Start(t, "1023M", nil), instead: undefined} },
 		"slow nbd": func(t *testing.T) suite {
 			return suite{uri: nbdkit.Start(t, "1023M", []string{"delay"}, "rdelay=1ms", "wdelay=2ms"), instead: undefined}
+		},
+		"read-only": func(t *testing.T) suite {
+			path := filepath.Join(t.TempDir(), "disk.img")
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(path, 1023<<20); err != nil {
+				t.Fatal(err)
+			}
+			return suite{uri: daemon.FileURI(path, "readonly"), instead: protected}
 		},
 		"write-through": func(t *testing.T) suite { return file(t, "cache=writethrough") },
 		"4096-byte blocks": func(t *testing.T) suite {

@@ -105,7 +105,7 @@ func (c *conn) handleAll(b []byte) (more bool) {
 	for !c.dead && len(b) >= pdu.HeaderLen {
 		h := pdu.HeaderAt(b)
 		if err := c.c.CheckHeader(h); err != nil {
-			c.lost(err.Error())
+			c.drop(dropHeader, err.Error())
 			return false
 		}
 		wire := h.WireLen()
@@ -214,7 +214,7 @@ func (c *conn) begin(h *pdu.Header, b []byte) {
 			break
 		}
 		if h.Opcode() != pdu.OpSCSICommand {
-			c.lost(fmt.Sprintf("no memory for %v of %d bytes", h.Opcode(), n))
+			c.drop(dropNoMemory, fmt.Sprintf("no memory for %v of %d bytes", h.Opcode(), n))
 			return
 		}
 		fallthrough
@@ -279,6 +279,16 @@ func (c *conn) finish() {
 	if in.task != nil {
 		l.unplace(in.task) // aborted meanwhile: its buffer was kept for what was still coming
 	}
+}
+
+// drop gives the connection up for something that its initiator did, or did not do: that is counted and logged.
+func (c *conn) drop(r dropReason, why string) {
+	if c.dead {
+		return
+	}
+	c.l.s.count.drops[r].Add(1)
+	c.l.s.notes.info(noteDropped, "connection dropped", "conn", c.name, "why", why)
+	c.lost(why)
 }
 
 // lost ends the connection, and with it at error recovery level 0 the session.

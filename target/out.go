@@ -154,7 +154,7 @@ func (c *conn) queue(act *session.Action, r *record) {
 		// The data is the session's, or lies in a command that is about to be used again.
 		end := pdu.HeaderLen + pdu.Pad(n)
 		if end > arenaSize {
-			c.lost("a response that is too long")
+			c.drop(dropUnread, "a response that is too long")
 			return
 		}
 		p.a = l.room(end)
@@ -172,7 +172,7 @@ func (c *conn) queue(act *session.Action, r *record) {
 	}
 	c.out.push(p, act.Kind == session.SendUrgent)
 	if o := &c.out.copied; o.pdus > l.s.cfg.MaxQueuedPDUs || o.bytes > l.s.cfg.MaxBacklog+arenaSize {
-		c.lost("it does not read: too many responses wait for it")
+		c.drop(dropUnread, "it does not read: too many responses wait for it")
 		return
 	}
 	c.mark()

@@ -65,8 +65,7 @@ func (l *loop) perform(acts []session.Action) {
 		case session.Close:
 			a.Conn.Ref.(*conn).close(a.Name)
 		case session.Drop:
-			l.s.log.Info("connection dropped", "conn", a.Conn.Ref.(*conn).name, "why", a.Name)
-			a.Conn.Ref.(*conn).lost(a.Name)
+			a.Conn.Ref.(*conn).drop(sessionDrops[a.Why], a.Name)
 		}
 	}
 	clear(acts)
@@ -249,6 +248,7 @@ func (l *loop) complete(r *record, acts []session.Action) []session.Action {
 }
 
 func (l *loop) taskSetFull(r *record, acts []session.Action) []session.Action {
+	l.s.count.taskSetFull.Add(1)
 	return l.respond(r, session.Result{Status: sam.TaskSetFull}, acts)
 }
 

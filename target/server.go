@@ -123,12 +123,14 @@ type Server struct {
 	gate   loginGate
 	tsih   atomic.Uint32
 
-	sessions atomic.Int64  // normal sessions
-	panics   atomic.Uint64 // see Panics
+	sessions atomic.Int64 // normal sessions
+	count    counts
+	notes    notes // what peers bring about is logged through it
 
 	mu      sync.Mutex // guards what follows, and publishing a new table
 	portals []*portal
 	loops   []*loop
+	past    session.Counters // of loops that are no more
 	serving bool
 	closed  bool
 	logins  sync.WaitGroup
@@ -155,6 +157,7 @@ func NewServer(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, group: g, state: state, budget: evloop.NewBudget(cfg.BufferBytes)}
+	s.notes.log, s.notes.now = cfg.Logger, g.Clock
 	s.gate.init(cfg.MaxLogins, cfg.MaxLoginsPerIP)
 	s.table.Store(&table{})
 	return s, nil
@@ -226,7 +229,7 @@ func (s *Server) Close() error {
 }
 
 // Panics returns how many faults of lunar itself have cost a connection or taken a logical unit offline.
-func (s *Server) Panics() uint64 { return s.panics.Load() }
+func (s *Server) Panics() uint64 { return s.count.panics.Load() }
 
 // Sessions returns how many normal sessions there are.
 func (s *Server) Sessions() int { return int(s.sessions.Load()) }

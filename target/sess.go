@@ -135,6 +135,7 @@ func (l *loop) endSession(s *sess) {
 		delete(t.byNexus, s.s.Nexus)
 	}
 	l.s.sessions.Add(-1)
+	l.past.Add(&s.s.Counters)
 }
 
 // dropSession closes a session's connections at once.

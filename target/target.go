@@ -255,6 +255,7 @@ func (t *Target) Remove(ctx context.Context) error {
 	t.luns = nil
 	l.targets = slices.DeleteFunc(l.targets, func(o *Target) bool { return o == t })
 	last := len(l.targets) == 0
+	past := l.past
 	l.ev.Unlock()
 	var errs []error
 	for _, e := range units {
@@ -263,6 +264,7 @@ func (t *Target) Remove(ctx context.Context) error {
 	if last {
 		s.mu.Lock()
 		s.loops = slices.DeleteFunc(s.loops, func(o *loop) bool { return o == l })
+		s.past.Add(&past)
 		s.mu.Unlock()
 		errs = append(errs, l.close(ctx))
 	}

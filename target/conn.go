@@ -30,7 +30,9 @@ type conn struct {
 	waiting  []*record // reads that wait until there is less to send
 	isDirty  bool      // in loop.dirty
 	blocked  bool      // the socket takes no more at the moment
-	closeWhy string    // close when everything is sent
+	taken    int64     // when it last took something
+	stall    evloop.Timer
+	closeWhy string // close when everything is sent
 	dead     bool
 }
 
@@ -183,6 +185,9 @@ func (c *conn) handle(h *pdu.Header, ahs, data []byte) {
 	if c.se.s.Waiting() {
 		c.se.arm()
 	}
+	if c.se.s.Kept() != c.se.kept {
+		c.keepKept()
+	}
 	if c.out.bytes >= flushBytes && !c.blocked && !c.dead {
 		c.flush()
 	}
@@ -209,7 +214,7 @@ func (c *conn) begin(h *pdu.Header, b []byte) {
 		in.dst, in.task = dst, task.Ref.(*record)
 		in.task.placing++
 	case wanted:
-		if in.buf = l.pool.Get(n); in.buf != nil {
+		if in.buf = l.lend(c.se, n); in.buf != nil {
 			in.dst = in.buf.B[:h.DataLen()]
 			break
 		}
@@ -300,6 +305,7 @@ func (c *conn) lost(why string) {
 	l := c.l
 	l.s.log.Debug("connection closed", "conn", c.name, "why", why)
 	l.ev.Remove(c.id)
+	l.ev.StopTimer(&c.stall)
 	unix.Close(c.fd)
 	c.fd = -1
 	for i := c.out.head; i < len(c.out.q); i++ {

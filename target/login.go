@@ -257,6 +257,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	c.c = se.s.AddConn(res.CID, g.statSN, l.s.group.Clock())
 	c.c.Ref = c
+	c.stall.F = c.stalled
 	resp.Header.SetDataLen(len(resp.Data))
 	(*pdu.LoginResp)(&resp.Header).SetTSIH(se.s.TSIH)
 	c.queue(&session.Action{Kind: session.Send, Conn: c.c, Header: resp.Header, Data: resp.Data}, nil)
@@ -291,6 +292,7 @@ func (l *loop) newSession(t *Target, nexus sam.Nexus, res login.Result) *sess {
 	se := &sess{t: t, user: res.AuthUser, luns: map[sam.LUN]*lunNexus{},
 		s: session.New(nexus, tsih, login.Normal, res.Params, res.CmdSN, l.s.cfg.Limit, &l.tasks)}
 	se.timer.F = se.tick
+	se.share.Limit = int(l.s.cfg.SessionBytes)
 	t.sessions[tsih] = se
 	t.byNexus[nexus] = se
 	l.s.sessions.Add(1)

@@ -56,6 +56,7 @@ type loop struct {
 	scratch    []byte   // where data goes that no buffer could be had for
 	arena      *arena   // output under construction
 	spares     []*arena
+	arenas     int              // made and not let go of, outside the budget
 	acts       []session.Action // see takeActs
 	vec        [maxVec + 2]unix.Iovec
 	pad        [4]byte

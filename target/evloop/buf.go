@@ -88,6 +88,16 @@ func (b *Buf) Charge(s *Share) bool {
 	panic("evloop: a buffer is charged to more than two shares")
 }
 
+// Discharge undoes Charge before b is put back; it is fine if b was not charged to s.
+func (b *Buf) Discharge(s *Share) {
+	for i := range b.on {
+		if b.on[i] == s {
+			b.on[i] = nil
+			s.used -= len(b.mem)
+		}
+	}
+}
+
 // Pool keeps buffers for reuse. It belongs to one loop: its methods are for the loop's goroutine or for
 // whoever holds the loop's lock.
 type Pool struct {

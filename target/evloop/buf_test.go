@@ -203,6 +203,11 @@ func TestShares(t *testing.T) {
 	if one.Used() != 1<<20 || two.Used() != 2<<20 {
 		t.Fatalf("%d and %d are used", one.Used(), two.Used())
 	}
+	out[0].Discharge(&two)
+	out[7].Discharge(&one)
+	if one.Used() != 1<<20 || two.Used() != 7<<18 {
+		t.Fatalf("%d and %d are used after one was discharged", one.Used(), two.Used())
+	}
 	for _, b := range out {
 		p.Put(b)
 	}

@@ -53,7 +53,7 @@ func (s *Session) command(c *Conn, h *pdu.SCSICommand, ahs, data []byte, acts []
 	t.Conn, t.ITT, t.LUN, t.Attr, t.Immediate = c, itt, h.H().LUN(), h.Attr(), immediate
 	t.Read, t.Write, t.EDTL = h.Read(), h.Write(), h.EDTL()
 	copy(t.CDB[:], h.CDB())
-	t.state, t.cmdSN = taskBegun, h.H().CmdSN()
+	t.state, t.cmdSN, t.heard = taskBegun, h.H().CmdSN(), c.lastRecv
 	t.unsol = t.Write && !h.H().Final()
 	t.unsolSN, t.got, t.solicit, t.done, t.dataSN, t.r2tCount = 0, 0, 0, 0, 0, 0
 	t.counted = true
@@ -110,7 +110,9 @@ func (s *Session) Collect(t *Task, buf, imm []byte, acts []Action) []Action {
 	t.state = taskCollecting
 	s.hold(t)
 	t.solicit = t.got
-	return s.solicitMore(t, acts)
+	acts = s.solicitMore(t, acts)
+	s.awaitData(t)
+	return acts
 }
 
 // Executing says that t goes on in the background: it can be aborted from now on.
@@ -140,6 +142,7 @@ func (s *Session) Completed(t *Task, r Result, acts []Action) []Action {
 		t.result.Data = nil
 		t.state, t.Buf = taskDraining, nil
 		s.hold(t)
+		s.awaitData(t)
 		return acts
 	}
 	return s.respond(t, &r, acts)

@@ -71,6 +71,7 @@ func (s *Session) dataOut(c *Conn, d *pdu.DataOut, data []byte, acts []Action) [
 		s.Counters.LateData++ // late data for a dead task is discarded, never rejected
 		return acts
 	}
+	t.heard = c.lastRecv
 	s.Counters.BytesIn += uint64(len(data))
 	if h.TTT() == pdu.NoTag {
 		return s.unsolicited(t, d, data, acts)

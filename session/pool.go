@@ -43,6 +43,7 @@ type Task struct {
 	counted  bool // in Session.outstanding or Session.immediate
 	result   Result
 	cmdSN    pdu.SN
+	heard    int64  // when the command, or last any of its Data-Out, came
 	unsol    bool   // unsolicited Data-Out is still coming
 	unsolSN  pdu.SN // DataSN expected in it
 	got      uint32 // bytes collected without a gap from 0 (immediate and unsolicited)

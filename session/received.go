@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/lunar-iscsi/lunar/session/pdu"
 )
@@ -74,7 +75,7 @@ func (s *Session) outOfOrder(c *Conn, now int64, h *pdu.Header, ahs, data []byte
 	p := &heldPDU{conn: c, header: *h}
 	size := pdu.HeaderLen + len(ahs) + len(data)
 	if s.heldBytes+size > s.lim.HeldBytes {
-		return s.drop(c, fmt.Sprintf("requests ahead of CmdSN %d, which never came, exceed %d bytes", s.exp, s.lim.HeldBytes), acts)
+		return s.drop(c, HeldTooMuch, fmt.Sprintf("requests ahead of CmdSN %d, which never came, exceed %d bytes", s.exp, s.lim.HeldBytes), acts)
 	}
 	if s.held == nil {
 		s.held = map[pdu.SN]*heldPDU{}
@@ -83,6 +84,7 @@ func (s *Session) outOfOrder(c *Conn, now int64, h *pdu.Header, ahs, data []byte
 		s.gapSince = now
 	}
 	s.heldBytes += size
+	s.Counters.Held++
 	p.ahs, p.data = append([]byte(nil), ahs...), append([]byte(nil), data...)
 	s.held[sn] = p
 	return acts
@@ -172,6 +174,7 @@ func (s *Session) nopOut(c *Conn, h *pdu.Header, data []byte, acts []Action) []A
 		}
 		return acts
 	}
+	s.Counters.Pings++
 	if len(data) > c.maxXmit {
 		data = data[:c.maxXmit] // §11.18: the echo may be cut to what the initiator takes
 	}
@@ -185,13 +188,13 @@ func (s *Session) Tick(now int64, acts []Action) []Action {
 	if s.gapSince != 0 && now-s.gapSince >= s.lim.GapTime {
 		s.gapSince = now // said once a period
 		for _, c := range s.conns {
-			acts = s.drop(c, fmt.Sprintf("CmdSN %d never came and %d later requests wait for it", s.exp, len(s.held)), acts)
+			acts = s.drop(c, CmdSNGap, fmt.Sprintf("CmdSN %d never came and %d later requests wait for it", s.exp, len(s.held)), acts)
 		}
 	}
 	for _, c := range s.conns {
 		acts = c.tick(now, acts)
 	}
-	return s.tickTMF(now, acts)
+	return s.tickTMF(now, s.tickData(now, acts))
 }
 
 func (c *Conn) tick(now int64, acts []Action) []Action {
@@ -199,10 +202,10 @@ func (c *Conn) tick(now int64, acts []Action) []Action {
 	switch {
 	case c.closed:
 		if now-c.lastRecv >= s.lim.LogoutWait {
-			return s.drop(c, "it did not take the answer to its logout", acts)
+			return s.drop(c, LogoutWait, "it did not take the answer to its logout", acts)
 		}
 	case c.logoutAsked != 0 && now-c.logoutAsked >= s.lim.LogoutWait:
-		return s.drop(c, "no logout followed the request for one", acts)
+		return s.drop(c, LogoutWait, "no logout followed the request for one", acts)
 	case s.lim.NOPInterval < 0:
 	case c.pingSince != 0:
 		if c.lastRecv > c.pingSince {
@@ -214,7 +217,7 @@ func (c *Conn) tick(now int64, acts []Action) []Action {
 		}
 		if now-max(c.pingSince, c.lastRecv) >= s.lim.NOPTimeout {
 			s.Counters.PingTimeouts++
-			return s.drop(c, fmt.Sprintf("no answer to a ping for %d s", s.lim.NOPTimeout/1e9), acts)
+			return s.drop(c, PingTimeout, "no answer to a ping for "+seconds(s.lim.NOPTimeout), acts)
 		}
 	case now-c.lastRecv >= s.lim.NOPInterval:
 		c.pingSince, c.pingTTT = now, s.newTTT()
@@ -226,7 +229,9 @@ func (c *Conn) tick(now int64, acts []Action) []Action {
 
 // Waiting reports whether something waits that is bounded in time beyond the ordinary pings: NextTick may
 // have moved nearer.
-func (s *Session) Waiting() bool { return s.gapSince != 0 || len(s.tmfs) != 0 || s.leaving }
+func (s *Session) Waiting() bool {
+	return s.gapSince != 0 || len(s.tmfs) != 0 || s.leaving || s.dueNews
+}
 
 // NextTick returns the time by which Tick is wanted, or 0 where nothing waits.
 func (s *Session) NextTick() int64 {
@@ -239,6 +244,10 @@ func (s *Session) NextTick() int64 {
 	if s.gapSince != 0 {
 		at(s.gapSince + s.lim.GapTime)
 	}
+	if s.dataDue != 0 {
+		at(s.dataDue)
+	}
+	s.dueNews = false
 	for _, c := range s.conns {
 		switch {
 		case c.closed:
@@ -257,6 +266,9 @@ func (s *Session) NextTick() int64 {
 	}
 	return next
 }
+
+// seconds writes a duration of ns for a log.
+func seconds(ns int64) string { return strconv.FormatFloat(float64(ns)/1e9, 'g', 3, 64) + " s" }
 
 func (s *Session) newTTT() uint32 {
 	s.nextTTT++

@@ -13,6 +13,7 @@ type Limits struct {
 	HeldBytes   int    // bytes of PDUs that came ahead of a CmdSN gap
 	TextBytes   int    // one text request with its continuations
 	GapTime     int64  // ns that a CmdSN gap may last; with one connection nothing can fill it
+	DataTimeout int64  // ns without any of the data that an R2T asked for, or that was announced as unsolicited
 	NOPInterval int64  // ns of silence before the target pings; negative: never
 	NOPTimeout  int64  // ns that an initiator may take to answer a ping
 	TMFDataWait int64  // ns that a multi-task function waits for outstanding R2Ts
@@ -28,6 +29,7 @@ const (
 	DefaultHeldBytes   = 1 << 20
 	DefaultTextBytes   = 64 << 10
 	DefaultGapTime     = 10e9
+	DefaultDataTimeout = 60e9
 	DefaultNOPInterval = 60e9
 	DefaultNOPTimeout  = 30e9
 	DefaultTMFDataWait = 2e9
@@ -58,6 +60,7 @@ func (l Limits) withDefaults() Limits {
 		l.MaxR2T = DefaultMaxR2T
 	}
 	def(&l.GapTime, DefaultGapTime)
+	def(&l.DataTimeout, DefaultDataTimeout)
 	def(&l.NOPInterval, DefaultNOPInterval)
 	def(&l.NOPTimeout, DefaultNOPTimeout)
 	def(&l.TMFDataWait, DefaultTMFDataWait)
@@ -72,11 +75,15 @@ type Counters struct {
 	Responses    uint64 // SCSI commands answered
 	BytesIn      uint64 // Data-Out bytes, immediate data included
 	BytesOut     uint64 // Data-In bytes
-	OutOfWindow  uint64 // requests dropped: CmdSN outside the window (RFC 7143 §4.2.2.1)
+	OutOfWindow  uint64 // requests dropped: CmdSN outside the window, or a duplicate (RFC 7143 §4.2.2.1)
+	Held         uint64 // requests that came ahead of a CmdSN gap
 	LateData     uint64 // Data-Out PDUs for a task or transfer tag that is gone
 	DataErrors   uint64 // commands ended for a fault in their Data-Out
 	Rejects      uint64 // PDUs answered with Reject
 	Aborted      uint64 // tasks aborted by a function, a logout or the end of the session
+	Functions    uint64 // task management requests
+	Pings        uint64 // NOP-Outs that wanted an answer
+	Texts        uint64 // text requests
 	PingTimeouts uint64
 }
 
@@ -122,6 +129,7 @@ const (
 // An Action is one thing to do. Which fields count depends on Kind.
 type Action struct {
 	Kind   ActionKind
+	Why    Reason // of a Drop
 	Conn   *Conn
 	Task   *Task
 	TMF    *TMF
@@ -153,6 +161,8 @@ type Session struct {
 	immediate   uint32           // immediate commands and functions that have not been answered
 	tmfs        []*TMF
 	nextTTT     uint32
+	dataDue     int64 // when to look for data that never came; 0: none is awaited
+	dueNews     bool  // dataDue was set since NextTick was last asked
 	text        textState
 	closing     bool // logged out as a whole
 	leaving     bool // a connection has logged out and is about to be closed
@@ -258,6 +268,6 @@ func (s *Session) send(c *Conn, acts []Action) ([]Action, *Action) {
 	return acts, &acts[len(acts)-1]
 }
 
-func (s *Session) drop(c *Conn, why string, acts []Action) []Action {
-	return append(acts, Action{Kind: Drop, Conn: c, Name: why})
+func (s *Session) drop(c *Conn, r Reason, why string, acts []Action) []Action {
+	return append(acts, Action{Kind: Drop, Why: r, Conn: c, Name: why})
 }

@@ -15,6 +15,7 @@ type textState struct {
 
 // textReq takes a Text Request whose turn it is (RFC 7143 §11.10).
 func (s *Session) textReq(c *Conn, h *pdu.TextReq, data []byte, acts []Action) []Action {
+	s.Counters.Texts++
 	x := &s.text
 	itt, ttt := h.H().ITT(), h.H().TTT()
 	final := h.H().Final()

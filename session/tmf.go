@@ -35,6 +35,7 @@ func (s *Session) taskMgmt(c *Conn, now int64, h *pdu.TaskMgmtReq, acts []Action
 	if s.Type == login.Discovery {
 		return s.reject(c, h.H(), pdu.RejectProtocol, acts)
 	}
+	s.Counters.Functions++
 	if h.H().Immediate() && s.immediate >= s.lim.Immediate {
 		return s.reject(c, h.H(), pdu.RejectImmediate, acts)
 	}

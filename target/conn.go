@@ -30,7 +30,9 @@ type conn struct {
 	waiting  []*record // reads that wait until there is less to send
 	isDirty  bool      // in loop.dirty
 	blocked  bool      // the socket takes no more at the moment
-	closeWhy string    // close when everything is sent
+	taken    int64     // when it last took something
+	stall    evloop.Timer
+	closeWhy string // close when everything is sent
 	dead     bool
 }
 
@@ -105,7 +107,7 @@ func (c *conn) handleAll(b []byte) (more bool) {
 	for !c.dead && len(b) >= pdu.HeaderLen {
 		h := pdu.HeaderAt(b)
 		if err := c.c.CheckHeader(h); err != nil {
-			c.lost(err.Error())
+			c.drop(dropHeader, err.Error())
 			return false
 		}
 		wire := h.WireLen()
@@ -183,6 +185,9 @@ func (c *conn) handle(h *pdu.Header, ahs, data []byte) {
 	if c.se.s.Waiting() {
 		c.se.arm()
 	}
+	if c.se.s.Kept() != c.se.kept {
+		c.keepKept()
+	}
 	if c.out.bytes >= flushBytes && !c.blocked && !c.dead {
 		c.flush()
 	}
@@ -209,12 +214,12 @@ func (c *conn) begin(h *pdu.Header, b []byte) {
 		in.dst, in.task = dst, task.Ref.(*record)
 		in.task.placing++
 	case wanted:
-		if in.buf = l.pool.Get(n); in.buf != nil {
+		if in.buf = l.lend(c.se, n); in.buf != nil {
 			in.dst = in.buf.B[:h.DataLen()]
 			break
 		}
 		if h.Opcode() != pdu.OpSCSICommand {
-			c.lost(fmt.Sprintf("no memory for %v of %d bytes", h.Opcode(), n))
+			c.drop(dropNoMemory, fmt.Sprintf("no memory for %v of %d bytes", h.Opcode(), n))
 			return
 		}
 		fallthrough
@@ -281,6 +286,16 @@ func (c *conn) finish() {
 	}
 }
 
+// drop gives the connection up for something that its initiator did, or did not do: that is counted and logged.
+func (c *conn) drop(r dropReason, why string) {
+	if c.dead {
+		return
+	}
+	c.l.s.count.drops[r].Add(1)
+	c.l.s.notes.info(noteDropped, "connection dropped", "conn", c.name, "why", why)
+	c.lost(why)
+}
+
 // lost ends the connection, and with it at error recovery level 0 the session.
 func (c *conn) lost(why string) {
 	if c.dead {
@@ -290,6 +305,7 @@ func (c *conn) lost(why string) {
 	l := c.l
 	l.s.log.Debug("connection closed", "conn", c.name, "why", why)
 	l.ev.Remove(c.id)
+	l.ev.StopTimer(&c.stall)
 	unix.Close(c.fd)
 	c.fd = -1
 	for i := c.out.head; i < len(c.out.q); i++ {

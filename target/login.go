@@ -35,6 +35,7 @@ type greeter struct {
 	from   netip.AddrPort
 	local  netip.AddrPort
 	statSN pdu.SN
+	status pdu.LoginStatus // of the last Login Response
 	acts   []session.Action
 	out    []byte
 }
@@ -45,12 +46,13 @@ func (s *Server) serveLogin(nc net.Conn, from netip.AddrPort) {
 	defer nc.Close()
 	defer func() {
 		if v := recover(); v != nil {
-			s.panics.Add(1)
-			s.log.Warn("a fault in lunar itself, in a login", "from", from, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			s.count.panics.Add(1)
+			s.notes.warn(noteFault, "a fault in lunar itself, in a login", "from", from, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 		}
 	}()
 	if err := g.run(); err != nil {
-		s.log.Info("login failed", "from", from, "error", err)
+		s.count.loginLost(g.status, err)
+		s.notes.info(noteLoginFailed, "login failed", "from", from, "error", err)
 	}
 }
 
@@ -132,6 +134,9 @@ func (g *greeter) read(limit int) (*pdu.Header, []byte, error) {
 // write sends one PDU; numbered says that it takes a StatSN here rather than from a session.
 func (g *greeter) write(h *pdu.Header, data []byte, numbered bool) error {
 	h.SetDataLen(len(data))
+	if h.Opcode() == pdu.OpLoginResp {
+		g.status = (*pdu.LoginResp)(h).Status()
+	}
 	if numbered {
 		h.SetStatSN(g.statSN)
 		g.statSN++
@@ -222,7 +227,8 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 		if old == nil {
 			return pdu.TooManyConnections, errors.New("a second connection of a session; one is allowed")
 		}
-		l.s.log.Info("connection reinstatement", "conn", old.name, "from", g.from)
+		l.s.count.reinstated.Add(1)
+		l.s.notes.info(noteReinstated, "connection reinstatement", "conn", old.name, "from", g.from)
 		se.keep = true
 		old.lost("the initiator has reinstated it from " + g.from.String())
 		se.keep = false
@@ -231,6 +237,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 		}
 	default:
 		if se != nil {
+			l.s.count.reinstated.Add(1)
 			t.flaps.note(l.s.log, nexus, se.from, g.from, l.s.group.Clock())
 			l.dropSession(se, "the initiator has reinstated the session from "+g.from.String())
 		}
@@ -250,6 +257,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	c.c = se.s.AddConn(res.CID, g.statSN, l.s.group.Clock())
 	c.c.Ref = c
+	c.stall.F = c.stalled
 	resp.Header.SetDataLen(len(resp.Data))
 	(*pdu.LoginResp)(&resp.Header).SetTSIH(se.s.TSIH)
 	c.queue(&session.Action{Kind: session.Send, Conn: c.c, Header: resp.Header, Data: resp.Data}, nil)
@@ -261,7 +269,8 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 	if !c.dead {
 		l.ev.Poke(id)
 	}
-	l.s.log.Info("login", "conn", c.name, "target", t.name, "tsih", se.s.TSIH, "user", res.AuthUser)
+	l.s.count.logins.Add(1)
+	l.s.notes.info(noteLogin, "login", "conn", c.name, "target", t.name, "tsih", se.s.TSIH, "user", res.AuthUser)
 	return pdu.LoginSuccess, nil
 }
 
@@ -283,6 +292,7 @@ func (l *loop) newSession(t *Target, nexus sam.Nexus, res login.Result) *sess {
 	se := &sess{t: t, user: res.AuthUser, luns: map[sam.LUN]*lunNexus{},
 		s: session.New(nexus, tsih, login.Normal, res.Params, res.CmdSN, l.s.cfg.Limit, &l.tasks)}
 	se.timer.F = se.tick
+	se.share.Limit = int(l.s.cfg.SessionBytes)
 	t.sessions[tsih] = se
 	t.byNexus[nexus] = se
 	l.s.sessions.Add(1)
@@ -293,6 +303,7 @@ func (l *loop) newSession(t *Target, nexus sam.Nexus, res login.Result) *sess {
 // as a normal session, on this goroutine.
 func (g *greeter) discovery(res login.Result, resp *login.Response) error {
 	g.nc.SetDeadline(time.Now().Add(g.s.cfg.DiscoveryTime))
+	g.s.count.discoveries.Add(1)
 	nexus := sam.Nexus{Initiator: res.InitiatorName, ISID: res.ISID, PortGroup: portalGroup}
 	lim := g.s.cfg.Limit
 	lim.NOPInterval = -1

@@ -56,6 +56,7 @@ type loop struct {
 	scratch    []byte   // where data goes that no buffer could be had for
 	arena      *arena   // output under construction
 	spares     []*arena
+	arenas     int              // made and not let go of, outside the budget
 	acts       []session.Action // see takeActs
 	vec        [maxVec + 2]unix.Iovec
 	pad        [4]byte
@@ -70,6 +71,7 @@ type loop struct {
 	inLU       *scsi.LU             // set while its code runs: a panic then takes it offline
 	inRec      *record              // whose command that is
 	draining   bool                 // nobody is let in any more
+	past       session.Counters     // of sessions that are no more
 	shared     map[any]io.Closer
 
 	cq struct {
@@ -224,8 +226,8 @@ func (l *loop) fault(lu *scsi.LU, c *conn, v any, stack []byte) {
 	if c != nil {
 		name = c.name
 	}
-	l.s.panics.Add(1)
-	l.s.log.Warn("a fault in lunar itself", "conn", name, "lu_offline", lu != nil, "panic", fmt.Sprint(v), "stack", string(stack))
+	l.s.notes.warn(noteFault, "a fault in lunar itself", "conn", name, "lu_offline", lu != nil, "panic", fmt.Sprint(v), "stack", string(stack))
+	l.s.count.panics.Add(1)
 	if lu != nil {
 		lu.SetOffline("a fault in its code")
 	}
@@ -239,7 +241,7 @@ func (l *loop) cut(c *conn) {
 		}
 	}()
 	if !c.dead {
-		c.lost("a fault in lunar itself")
+		c.drop(dropFault, "a fault in lunar itself")
 	}
 }
 

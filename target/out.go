@@ -19,9 +19,10 @@ const (
 // An arena is memory in which headers, and data that a store read straight to its place, follow each other as they go
 // out. It is reused from the start as soon as nothing in it waits to be sent.
 type arena struct {
-	b    []byte
-	pos  int
-	refs int // queued PDUs that lie in it
+	b       []byte
+	pos     int
+	refs    int  // queued PDUs that lie in it
+	charged bool // to the budget
 }
 
 // room returns the current arena with n free bytes.
@@ -40,7 +41,7 @@ func (l *loop) room(n int) *arena {
 		l.spares = l.spares[:n]
 		a.pos = 0
 	} else {
-		a = &arena{b: make([]byte, arenaSize)}
+		a = l.newArena()
 	}
 	l.arena = a
 	return a
@@ -49,8 +50,8 @@ func (l *loop) room(n int) *arena {
 // release says that a queued PDU no longer needs a.
 func (l *loop) release(a *arena) {
 	a.refs--
-	if a.refs == 0 && a != l.arena && len(l.spares) < spareArenas {
-		l.spares = append(l.spares, a)
+	if a.refs == 0 && a != l.arena {
+		l.retire(a)
 	}
 }
 
@@ -149,12 +150,15 @@ func (c *conn) queue(act *session.Action, r *record) {
 		p.data = act.Data
 		if (*pdu.DataIn)(&act.Header).HasStatus() {
 			p.buf, r.buf = r.buf, nil // the last Data-In takes the buffer with it
+			if r.ln.unit != nil {
+				p.buf.Discharge(&r.ln.unit.share)
+			}
 		}
 	default:
 		// The data is the session's, or lies in a command that is about to be used again.
 		end := pdu.HeaderLen + pdu.Pad(n)
 		if end > arenaSize {
-			c.lost("a response that is too long")
+			c.drop(dropUnread, "a response that is too long")
 			return
 		}
 		p.a = l.room(end)
@@ -171,8 +175,8 @@ func (c *conn) queue(act *session.Action, r *record) {
 		c.out.q = l.getQueue()
 	}
 	c.out.push(p, act.Kind == session.SendUrgent)
-	if o := &c.out.copied; o.pdus > l.s.cfg.MaxQueuedPDUs || o.bytes > l.s.cfg.MaxBacklog+arenaSize {
-		c.lost("it does not read: too many responses wait for it")
+	if o := &c.out.copied; o.pdus > l.s.cfg.MaxQueuedPDUs || o.bytes > l.s.cfg.MaxBacklog+arenaSize || c.blocked && o.bytes > shortUnread && l.short() {
+		c.drop(dropUnread, "it does not read: too many responses wait for it")
 		return
 	}
 	c.mark()
@@ -203,6 +207,7 @@ func (c *conn) flush() {
 			return
 		}
 		c.out.advance(c.l, n)
+		c.taken = c.l.ev.Now()
 		if n < want {
 			continue // the next try finds EAGAIN, or room that has come meanwhile
 		}
@@ -373,6 +378,10 @@ func (c *conn) wantWrite(on bool) {
 	c.blocked = on
 	ev := evloop.Readable
 	if on {
+		c.taken = c.l.ev.Now()
+		if !c.stall.Set() {
+			c.l.ev.SetTimer(&c.stall, c.taken+int64(c.l.s.cfg.SendTimeout))
+		}
 		ev |= evloop.Writable
 	}
 	if err := c.l.ev.Modify(c.id, ev); err != nil {

@@ -65,8 +65,7 @@ func (l *loop) perform(acts []session.Action) {
 		case session.Close:
 			a.Conn.Ref.(*conn).close(a.Name)
 		case session.Drop:
-			l.s.log.Info("connection dropped", "conn", a.Conn.Ref.(*conn).name, "why", a.Name)
-			a.Conn.Ref.(*conn).lost(a.Name)
+			a.Conn.Ref.(*conn).drop(sessionDrops[a.Why], a.Name)
 		}
 	}
 	clear(acts)
@@ -101,7 +100,7 @@ func (l *loop) begin(t *session.Task, imm []byte, acts []session.Action) []sessi
 	case !c.se.s.Begun(t, cmd.Out):
 		if l.given(imm) && len(l.gift.B) >= int(cmd.Out) {
 			r.buf, l.gift = l.gift, nil // the immediate data is at its head already
-		} else if r.buf = l.pool.Get(int(cmd.Out)); r.buf == nil {
+		} else if r.buf = l.lend(c.se, int(cmd.Out)); r.buf == nil {
 			return l.taskSetFull(r, acts)
 		}
 		return c.se.s.Collect(t, r.buf.B[:cmd.Out], imm, acts)
@@ -118,7 +117,7 @@ func (l *loop) begin(t *session.Task, imm []byte, acts []session.Action) []sessi
 		return l.complete(r, acts)
 	case scsi.WouldBlock:
 		// The slab is the loop's: what has to wait takes its data along.
-		if r.buf = l.pool.Get(int(cmd.Out)); r.buf == nil {
+		if r.buf = l.lend(c.se, int(cmd.Out)); r.buf == nil {
 			return l.taskSetFull(r, acts)
 		}
 		copy(r.buf.B, cmd.Buf)
@@ -145,7 +144,7 @@ func (l *loop) read(r *record, acts []session.Action) []session.Action {
 		c.se.s.Executing(r.task)
 		return acts
 	}
-	if n <= inPlaceMax && n <= c.c.MaxDataIn() && !c.blocked {
+	if n <= inPlaceMax && n <= c.c.MaxDataIn() && !c.blocked && l.mayPlace(pdu.HeaderLen+pdu.Pad(n)) {
 		need := pdu.HeaderLen + pdu.Pad(n)
 		a := l.room(need)
 		start := a.pos
@@ -168,7 +167,7 @@ func (l *loop) read(r *record, acts []session.Action) []session.Action {
 		l.release(a)
 		r.place, r.placeIn = nil, nil
 	}
-	if r.buf = l.pool.Get(n); r.buf == nil {
+	if r.buf = l.lend(c.se, n); r.buf == nil {
 		return l.taskSetFull(r, acts)
 	}
 	cmd.Buf, cmd.NoWait = r.buf.B, false
@@ -183,6 +182,9 @@ func (l *loop) executeCollected(r *record, acts []session.Action) []session.Acti
 
 // execute gives a command to its logical unit, for as long as it takes.
 func (l *loop) execute(r *record, acts []session.Action) []session.Action {
+	if !r.entrust() {
+		return l.taskSetFull(r, acts)
+	}
 	if l.submit(r) == scsi.Done {
 		return l.complete(r, acts)
 	}
@@ -249,6 +251,7 @@ func (l *loop) complete(r *record, acts []session.Action) []session.Action {
 }
 
 func (l *loop) taskSetFull(r *record, acts []session.Action) []session.Action {
+	l.s.count.taskSetFull.Add(1)
 	return l.respond(r, session.Result{Status: sam.TaskSetFull}, acts)
 }
 

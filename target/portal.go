@@ -84,7 +84,9 @@ func (p *portal) accept() {
 			continue
 		}
 		from := addrPort(nc.RemoteAddr())
+		p.s.count.accepted.Add(1)
 		if !p.s.gate.enter(from.Addr(), nc) {
+			p.s.count.turnedAway.Add(1)
 			p.s.log.Debug("connection refused: too many logins at once", "from", from)
 			nc.Close()
 			continue
@@ -139,6 +141,13 @@ func (g *loginGate) leave(ip netip.Addr, nc net.Conn) {
 	if g.byIP[ip]--; g.byIP[ip] <= 0 {
 		delete(g.byIP, ip)
 	}
+}
+
+// inside is how many connections are in login or discovery.
+func (g *loginGate) inside() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.all)
 }
 
 // closeAll cuts off every login and lets no more in.

@@ -42,6 +42,9 @@ type Config struct {
 	MaxLoginsPerIP  int           // of these, from one address
 	MaxSessions     int           // normal sessions of the whole server
 	BufferBytes     int64         // memory kept for data of commands, all targets together
+	SessionBytes    int64         // of these, for one session; 0: a quarter
+	UnitBytes       int64         // of these, for what one logical unit has not done yet; 0: a half
+	SendTimeout     time.Duration // a connection may take nothing of what waits for it for so long
 	MaxBacklog      int           // bytes of a connection that wait to be sent before further reads wait
 	MaxQueuedPDUs   int           // PDUs of a connection that wait to be sent before it is given up
 	Spin            time.Duration // busy polling before a loop sleeps; 0: none
@@ -63,6 +66,7 @@ const (
 	DefaultBufferBytes     = 256 << 20
 	DefaultMaxBacklog      = 2 << 20
 	DefaultMaxQueuedPDUs   = 4096
+	DefaultSendTimeout     = 60 * time.Second
 	DefaultStoreCloseAfter = 10 * time.Second
 )
 
@@ -83,7 +87,8 @@ func (c Config) withDefaults() Config {
 	durations := []struct {
 		p   *time.Duration
 		def time.Duration
-	}{{&c.LoginTimeout, DefaultLoginTimeout}, {&c.DiscoveryTime, DefaultDiscoveryTime}, {&c.StoreCloseAfter, DefaultStoreCloseAfter}}
+	}{{&c.LoginTimeout, DefaultLoginTimeout}, {&c.DiscoveryTime, DefaultDiscoveryTime}, {&c.StoreCloseAfter, DefaultStoreCloseAfter},
+		{&c.SendTimeout, DefaultSendTimeout}}
 	for _, d := range durations {
 		if *d.p == 0 {
 			*d.p = d.def
@@ -101,6 +106,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.BufferBytes == 0 {
 		c.BufferBytes = DefaultBufferBytes
+	}
+	if c.SessionBytes == 0 {
+		c.SessionBytes = max(c.BufferBytes/sessionPart, 1)
+	}
+	if c.UnitBytes == 0 {
+		c.UnitBytes = max(c.BufferBytes/unitPart, 1)
 	}
 	return c
 }
@@ -123,12 +134,14 @@ type Server struct {
 	gate   loginGate
 	tsih   atomic.Uint32
 
-	sessions atomic.Int64  // normal sessions
-	panics   atomic.Uint64 // see Panics
+	sessions atomic.Int64 // normal sessions
+	count    counts
+	notes    notes // what peers bring about is logged through it
 
 	mu      sync.Mutex // guards what follows, and publishing a new table
 	portals []*portal
 	loops   []*loop
+	past    session.Counters // of loops that are no more
 	serving bool
 	closed  bool
 	logins  sync.WaitGroup
@@ -155,6 +168,7 @@ func NewServer(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, group: g, state: state, budget: evloop.NewBudget(cfg.BufferBytes)}
+	s.notes.log, s.notes.now = cfg.Logger, g.Clock
 	s.gate.init(cfg.MaxLogins, cfg.MaxLoginsPerIP)
 	s.table.Store(&table{})
 	return s, nil
@@ -226,7 +240,7 @@ func (s *Server) Close() error {
 }
 
 // Panics returns how many faults of lunar itself have cost a connection or taken a logical unit offline.
-func (s *Server) Panics() uint64 { return s.panics.Load() }
+func (s *Server) Panics() uint64 { return s.count.panics.Load() }
 
 // Sessions returns how many normal sessions there are.
 func (s *Server) Sessions() int { return int(s.sessions.Load()) }

@@ -20,6 +20,8 @@ type sess struct {
 	armed int64                 // when the timer fires, while it is set
 	luns  map[sam.LUN]*lunNexus // those that commands have named
 	last  *lunNexus             // the one that the last command named
+	share evloop.Share          // of the budget
+	kept  int                   // what s.Kept was when the budget last heard of it
 	keep  bool                  // a connection of it is being replaced: it outlives the loss of its last one
 	ended bool
 }
@@ -135,6 +137,9 @@ func (l *loop) endSession(s *sess) {
 		delete(t.byNexus, s.s.Nexus)
 	}
 	l.s.sessions.Add(-1)
+	l.past.Add(&s.s.Counters)
+	l.s.budget.Give(s.kept)
+	s.kept = 0
 }
 
 // dropSession closes a session's connections at once.

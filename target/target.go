@@ -11,6 +11,7 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/login"
+	"github.com/lunar-iscsi/lunar/target/evloop"
 )
 
 // TargetConfig says what a new target is. The zero value is a plain target.
@@ -53,6 +54,7 @@ type unit struct {
 	kicks bool            // in loop.kicks
 	refs  int             // LUNs that it stands behind
 	state *stateFile      // or nil
+	share evloop.Share    // of the budget: what its store has, and what waits for that
 }
 
 // AddTarget makes a target and opens it for logins. name is an iSCSI name (RFC 7143 §4.2.7).
@@ -153,7 +155,7 @@ func (t *Target) putDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig, st
 		}
 		return err
 	}
-	return t.putLocked(lun, &unit{lu: lu, store: st, state: state})
+	return t.putLocked(lun, &unit{lu: lu, store: st, state: state, share: evloop.Share{Limit: int(t.s.cfg.UnitBytes)}})
 }
 
 // ShareDisk puts the disk behind another target's LUN behind this one's LUN of number lun, too: one logical unit with one set
@@ -255,6 +257,7 @@ func (t *Target) Remove(ctx context.Context) error {
 	t.luns = nil
 	l.targets = slices.DeleteFunc(l.targets, func(o *Target) bool { return o == t })
 	last := len(l.targets) == 0
+	past := l.past
 	l.ev.Unlock()
 	var errs []error
 	for _, e := range units {
@@ -263,6 +266,7 @@ func (t *Target) Remove(ctx context.Context) error {
 	if last {
 		s.mu.Lock()
 		s.loops = slices.DeleteFunc(s.loops, func(o *loop) bool { return o == l })
+		s.past.Add(&past)
 		s.mu.Unlock()
 		errs = append(errs, l.close(ctx))
 	}

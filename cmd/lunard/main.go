@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lunar-iscsi/lunar/session"
 	"github.com/lunar-iscsi/lunar/session/login"
 	"github.com/lunar-iscsi/lunar/target"
 	"github.com/lunar-iscsi/lunar/target/evloop"
@@ -57,6 +58,7 @@ type options struct {
 	cfg      target.Config
 	params   *login.Params
 	io       func(line string) // of --trace io; nil: off
+	data     time.Duration
 	nop      struct{ interval, timeout time.Duration }
 }
 
@@ -130,6 +132,10 @@ func (o *options) command() *cobra.Command {
 	f.DurationVar(&o.nop.timeout, "nop-timeout", 30*time.Second, "time to answer a ping")
 	f.DurationVar(&o.drain, "drain-timeout", o.drain, "time initiators get to log out before the daemon ends")
 	f.Int64Var(&c.BufferBytes, "buffer-bytes", target.DefaultBufferBytes, "memory for data on its way")
+	f.Int64Var(&c.SessionBytes, "session-bytes", 0, "of these, for one session (default a quarter)")
+	f.Int64Var(&c.UnitBytes, "unit-bytes", 0, "of these, for what one disk has not done yet (default a half)")
+	f.DurationVar(&c.SendTimeout, "send-timeout", target.DefaultSendTimeout, "time an initiator may take nothing of what waits for it")
+	f.DurationVar(&o.data, "data-timeout", time.Duration(session.DefaultDataTimeout), "time without any of a write's data that was asked for or announced")
 	f.IntVar(&c.MaxBacklog, "max-backlog", target.DefaultMaxBacklog, "unsent bytes of a connection before its reads wait")
 	f.DurationVar(&c.Spin, "spin", 0, "busy polling of a loop before it sleeps")
 	f.IntVar(&o.procs, "procs", 0, "GOMAXPROCS (default: hot targets + 1, at least CPUs + 2)")
@@ -188,6 +194,7 @@ func (o *options) configure(log *asyncLog) error {
 	o.cfg.Logger = log
 	lim := &o.cfg.Limit
 	lim.NOPInterval, lim.NOPTimeout = int64(o.nop.interval), int64(o.nop.timeout)
+	lim.DataTimeout = int64(o.data)
 	if lim.NOPInterval == 0 {
 		lim.NOPInterval = -1
 	}

@@ -58,6 +58,44 @@ type Buf struct {
 	pool  *Pool
 	class int // -1: made to measure
 	lent  bool
+	on    [2]*Share // what it is charged to besides the budget
+}
+
+// Share bounds what one borrower among many has of a budget, so that none can use it up. It belongs to one loop. Whoever has nothing gets
+// one buffer of any size.
+type Share struct {
+	Limit int // bytes; 0: none but the budget's
+	used  int
+}
+
+// Used is how many bytes are lent on s.
+func (s *Share) Used() int { return s.used }
+
+func (s *Share) room(n int) bool { return s.Limit == 0 || s.used == 0 || s.used+n <= s.Limit }
+
+// Charge charges b to s as well, and says whether s had room for it; if not, nothing was charged. Put gives it back.
+func (b *Buf) Charge(s *Share) bool {
+	if !s.room(len(b.mem)) {
+		return false
+	}
+	for i := range b.on {
+		if b.on[i] == nil {
+			b.on[i] = s
+			s.used += len(b.mem)
+			return true
+		}
+	}
+	panic("evloop: a buffer is charged to more than two shares")
+}
+
+// Discharge undoes Charge before b is put back; it is fine if b was not charged to s.
+func (b *Buf) Discharge(s *Share) {
+	for i := range b.on {
+		if b.on[i] == s {
+			b.on[i] = nil
+			s.used -= len(b.mem)
+		}
+	}
 }
 
 // Pool keeps buffers for reuse. It belongs to one loop: its methods are for the loop's goroutine or for
@@ -144,6 +182,12 @@ func (p *Pool) Put(b *Buf) {
 	}
 	b.lent, b.B = false, nil
 	size := len(b.mem)
+	for i, s := range b.on {
+		if s != nil {
+			s.used -= size
+			b.on[i] = nil
+		}
+	}
 	p.lent -= size
 	if b.class < 0 || p.kept+size > p.keep {
 		b.mem = nil

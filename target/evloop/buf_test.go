@@ -184,3 +184,39 @@ func BenchmarkPool(b *testing.B) {
 		p.Put(p.Get(64 << 10))
 	}
 }
+
+// A share bounds one borrower, whatever the budget has left, and is whole again when everything was put back.
+func TestShares(t *testing.T) {
+	p := NewPool(nil, NewBudget(64<<20), 0)
+	one, two := Share{Limit: 1 << 20}, Share{Limit: 2 << 20}
+	var out []*Buf
+	for i := range 8 {
+		b := p.Get(256 << 10)
+		if got := b.Charge(&two); got != true {
+			t.Fatalf("buffer %d: no room for it", i)
+		}
+		if got := b.Charge(&one); got != (i < 4) {
+			t.Fatalf("buffer %d: charged %v", i, got)
+		}
+		out = append(out, b)
+	}
+	if one.Used() != 1<<20 || two.Used() != 2<<20 {
+		t.Fatalf("%d and %d are used", one.Used(), two.Used())
+	}
+	out[0].Discharge(&two)
+	out[7].Discharge(&one)
+	if one.Used() != 1<<20 || two.Used() != 7<<18 {
+		t.Fatalf("%d and %d are used after one was discharged", one.Used(), two.Used())
+	}
+	for _, b := range out {
+		p.Put(b)
+	}
+	if one.Used() != 0 || two.Used() != 0 {
+		t.Fatalf("%d and %d are left", one.Used(), two.Used())
+	}
+	large := p.Get(16 << 20)
+	if !large.Charge(&one) || p.Get(4096).Charge(&one) {
+		t.Error("whoever has nothing gets one of any size, and only one")
+	}
+	p.Put(large)
+}

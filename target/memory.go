@@ -1,0 +1,104 @@
+package target
+
+import (
+	"fmt"
+
+	"github.com/lunar-iscsi/lunar/target/evloop"
+)
+
+// How the budget is shared out. A session has at most a part of it, so that one initiator that asks for much and takes nothing, or
+// announces data and sends none, leaves the others theirs; and a logical unit, so that a store that is silent does not end up with all of
+// it, its initiators coming back with new sessions and new writes while the old ones are in doubt.
+const (
+	sessionPart = 4 // Config.SessionBytes is BufferBytes divided by it
+	unitPart    = 2 // Config.UnitBytes likewise
+	// ownArenas is how many arenas a loop has outside the budget: the present one and the spares.
+	ownArenas = spareArenas + 1
+	// shortUnread is how much of what was copied for a connection that takes nothing may wait when memory is short.
+	shortUnread = 64 << 10
+)
+
+// lend returns a buffer of n bytes for what se sends or asks for; nil: it has its share, or there is no memory.
+func (l *loop) lend(se *sess, n int) *evloop.Buf {
+	b := l.pool.Get(n)
+	if b != nil && !b.Charge(&se.share) {
+		l.pool.Put(b)
+		return nil
+	}
+	return b
+}
+
+// entrust charges r's buffer, if it has one, to the logical unit that it is about to be given to. False: that has its share.
+func (r *record) entrust() bool {
+	return r.buf == nil || r.ln.unit == nil || r.buf.Charge(&r.ln.unit.share)
+}
+
+// newArena makes an arena. Those that a loop has beyond ownArenas, since connections do not take what lies in the others, are the
+// budget's; one that headers must go to is made in any case.
+func (l *loop) newArena() *arena {
+	a := &arena{b: make([]byte, arenaSize)}
+	if l.arenas >= ownArenas {
+		a.charged = l.s.budget.Take(arenaSize)
+		if !a.charged {
+			l.pool.Trim()
+			a.charged = l.s.budget.Take(arenaSize)
+		}
+	}
+	if !a.charged {
+		l.arenas++
+	}
+	return a
+}
+
+// retire keeps an arena that nothing lies in any more for reuse, or lets it go.
+func (l *loop) retire(a *arena) {
+	switch {
+	case a.charged:
+		l.s.budget.Give(arenaSize)
+	case l.arenas <= ownArenas && len(l.spares) < spareArenas:
+		l.spares = append(l.spares, a)
+	default:
+		l.arenas--
+	}
+}
+
+// mayPlace reports whether n bytes of data may go straight into the stream: not where that takes an arena for which there is no memory.
+func (l *loop) mayPlace(n int) bool {
+	if a := l.arena; a != nil && (a.refs == 0 || len(a.b)-a.pos >= n) {
+		return true
+	}
+	return len(l.spares) != 0 || l.arenas < ownArenas || !l.short()
+}
+
+// short reports whether memory is short: there is none for another arena.
+func (l *loop) short() bool { return l.s.budget.Used()+arenaSize > l.s.budget.Limit() }
+
+// keepKept charges what the session keeps by itself (requests ahead of a CmdSN gap, text) to the budget.
+func (c *conn) keepKept() {
+	se := c.se
+	now := se.s.Kept()
+	if se.ended || now == se.kept {
+		return
+	}
+	b := c.l.s.budget
+	if now < se.kept {
+		b.Give(se.kept - now)
+	} else if n := now - se.kept; !b.Take(n) {
+		c.drop(dropNoMemory, fmt.Sprintf("no memory for %d bytes of requests ahead of a CmdSN gap, or of text", now))
+		return
+	}
+	se.kept = now
+}
+
+// stalled is called when the socket may have taken nothing for Config.SendTimeout.
+func (c *conn) stalled(now int64) {
+	if c.dead || !c.blocked {
+		return
+	}
+	wait := int64(c.l.s.cfg.SendTimeout)
+	if due := c.taken + wait; now < due {
+		c.l.ev.SetTimer(&c.stall, due)
+		return
+	}
+	c.drop(dropUnread, fmt.Sprintf("it does not read: of %d bytes that wait for it none was taken for %v", c.out.bytes, c.l.s.cfg.SendTimeout))
+}

@@ -229,6 +229,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 		if se.ended {
 			return pdu.SessionDoesNotExist, errors.New("the session ended meanwhile")
 		}
+		se.s.Reconnect(&res.Params)
 	default:
 		if se != nil {
 			t.flaps.note(l.s.log, nexus, se.from, g.from, l.s.group.Clock())

@@ -50,7 +50,7 @@ var covered = uint32(1)<<attentionBit(sense.ModeParametersChanged) | 1<<attentio
 type NexusLU struct {
 	Nexus sam.Nexus
 	// RelativePort is the relative target port identifier that VPD page 83h shows to this nexus; Attach
-	// takes it from the LU's configuration.
+	// makes it the portal group tag, unless the LU's configuration says another.
 	RelativePort uint16
 
 	attentions uint32 // pending conditions, bits in the order of attentions
@@ -61,7 +61,7 @@ type NexusLU struct {
 
 // Attach makes the LU known to a nexus, with a power-on unit attention pending.
 func (lu *LU) Attach(n sam.Nexus) *NexusLU {
-	nl := &NexusLU{Nexus: n, RelativePort: lu.id.RelativePort, at: len(lu.nexuses)}
+	nl := &NexusLU{Nexus: n, RelativePort: lu.id.relativePort(n.PortGroup), at: len(lu.nexuses)}
 	lu.nexuses = append(lu.nexuses, nl)
 	lu.addPort(n.Target, n.PortGroup, nl.RelativePort)
 	nl.denied = lu.deniedTo(nl, lu.pr.find(n) >= 0)

@@ -25,8 +25,8 @@ type DiskConfig struct {
 	Removable     bool
 
 	TargetName      string // iSCSI name for VPD page 83h where the nexus has none
-	TargetPortGroup uint16 // the target port group identifier there; 1
-	RelativePort    uint16 // the relative target port identifier that Attach gives; 1
+	TargetPortGroup uint16 // the target port group identifier there: one for all ports, whose access states are the same; 1
+	RelativePort    uint16 // the relative target port identifier of every port; 0: each has its portal group tag
 
 	// Persistence makes APTPL possible; nil: persistent reservations end with the daemon. Reservations is what it last saved of
 	// this volume, nil for nothing; NewDisk refuses what is damaged or another volume's.

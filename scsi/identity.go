@@ -15,7 +15,8 @@ type identity struct {
 	Vendor, Product, Revision, Serial string
 	NAA                               uint64 // 0: none
 	TargetName                        string
-	TargetPortGroup, RelativePort     uint16
+	TargetPortGroup                   uint16
+	RelativePort                      uint16 // 0: the portal group tag
 }
 
 // Widths of the INQUIRY fields (SPC-4 §6.6) and the bound on a serial number (tgt's own).
@@ -77,9 +78,14 @@ func (id *identity) defaults(product string) {
 	if id.TargetPortGroup == 0 {
 		id.TargetPortGroup = 1
 	}
-	if id.RelativePort == 0 {
-		id.RelativePort = 1
+}
+
+// relativePort returns the relative target port identifier of the port that a portal group is.
+func (id *identity) relativePort(group uint16) uint16 {
+	if id.RelativePort != 0 {
+		return id.RelativePort
 	}
+	return max(group, 1)
 }
 
 func printable(s string) bool {

@@ -20,7 +20,9 @@ type port struct {
 
 // AddPort says that the LU can be reached through a target port: that of an iSCSI target (its normalised name) with a portal group
 // tag. What is registered for all target ports is so for those known then. A port that is known already is not doubled.
-func (lu *LU) AddPort(target string, group uint16) { lu.addPort(target, group, lu.id.RelativePort) }
+func (lu *LU) AddPort(target string, group uint16) {
+	lu.addPort(target, group, lu.id.relativePort(group))
+}
 
 func (lu *LU) addPort(target string, group, relative uint16) {
 	for i := range lu.ports {

@@ -108,7 +108,7 @@ func vpdIdentification(lu *LU, c *Command, b []byte) []byte {
 	if id.NAA != 0 {
 		b = designator(b, codeBinary, ofUnit, typeNAA, binary.BigEndian.AppendUint64(nil, id.NAA))
 	}
-	name, portGroup, port := id.TargetName, uint16(0), id.RelativePort
+	name, portGroup, port := id.TargetName, uint16(0), id.relativePort(0)
 	if n := c.Nexus; n != nil {
 		port = n.RelativePort
 		if n.Nexus.Target != "" {

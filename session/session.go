@@ -8,34 +8,36 @@ import (
 
 // Limits bound what one session may hold and how long it may wait. A zero field means its default.
 type Limits struct {
-	Window      uint32 // commands outstanding: the CmdSN window
-	Immediate   uint32 // immediate SCSI commands and task management functions outstanding, outside the window
-	HeldBytes   int    // bytes of PDUs that came ahead of a CmdSN gap
-	TextBytes   int    // one text request with its continuations
-	GapTime     int64  // ns that a CmdSN gap may last; with one connection nothing can fill it
-	DataTimeout int64  // ns without any of the data that an R2T asked for, or that was announced as unsolicited
-	NOPInterval int64  // ns of silence before the target pings; negative: never
-	NOPTimeout  int64  // ns that an initiator may take to answer a ping
-	TMFDataWait int64  // ns that a multi-task function waits for outstanding R2Ts
-	TMFTimeout  int64  // ns that a function waits for writes that must have ended
-	LogoutWait  int64  // ns between asking for a logout and closing
-	MaxR2T      int    // R2Ts outstanding for one task, whatever was negotiated
+	Window       uint32 // commands outstanding: the CmdSN window
+	Immediate    uint32 // immediate SCSI commands and task management functions outstanding, outside the window
+	HeldBytes    int    // bytes of PDUs that came ahead of a CmdSN gap
+	TextBytes    int    // one text request with its continuations
+	TextRequests int    // text requests of one negotiation, those that fetch the rest of an answer left out
+	GapTime      int64  // ns that a CmdSN gap may last; with one connection nothing can fill it
+	DataTimeout  int64  // ns without any of the data that an R2T asked for, or that was announced as unsolicited
+	NOPInterval  int64  // ns of silence before the target pings; negative: never
+	NOPTimeout   int64  // ns that an initiator may take to answer a ping
+	TMFDataWait  int64  // ns that a multi-task function waits for outstanding R2Ts
+	TMFTimeout   int64  // ns that a function waits for writes that must have ended
+	LogoutWait   int64  // ns between asking for a logout and closing
+	MaxR2T       int    // R2Ts outstanding for one task, whatever was negotiated
 }
 
 // The defaults of Limits.
 const (
-	DefaultWindow      = 128
-	DefaultImmediate   = 64
-	DefaultHeldBytes   = 1 << 20
-	DefaultTextBytes   = 64 << 10
-	DefaultGapTime     = 10e9
-	DefaultDataTimeout = 60e9
-	DefaultNOPInterval = 60e9
-	DefaultNOPTimeout  = 30e9
-	DefaultTMFDataWait = 2e9
-	DefaultTMFTimeout  = 30e9
-	DefaultLogoutWait  = 5e9
-	DefaultMaxR2T      = 8
+	DefaultWindow       = 128
+	DefaultImmediate    = 64
+	DefaultHeldBytes    = 1 << 20
+	DefaultTextBytes    = 64 << 10
+	DefaultTextRequests = 256 // so many of 512 bytes, the shortest data segment, and TextBytes is reached
+	DefaultGapTime      = 10e9
+	DefaultDataTimeout  = 60e9
+	DefaultNOPInterval  = 60e9
+	DefaultNOPTimeout   = 30e9
+	DefaultTMFDataWait  = 2e9
+	DefaultTMFTimeout   = 30e9
+	DefaultLogoutWait   = 5e9
+	DefaultMaxR2T       = 8
 )
 
 func (l Limits) withDefaults() Limits {
@@ -55,6 +57,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.TextBytes == 0 {
 		l.TextBytes = DefaultTextBytes
+	}
+	if l.TextRequests == 0 {
+		l.TextRequests = DefaultTextRequests
 	}
 	if l.MaxR2T == 0 {
 		l.MaxR2T = DefaultMaxR2T
@@ -199,6 +204,13 @@ func (s *Session) AddConn(cid uint16, statSN pdu.SN, now int64) *Conn {
 		maxRecv: int(s.Params.MaxRecvDataSegmentLength), maxXmit: int(s.Params.MaxXmitDataSegmentLength)}
 	s.conns = append(s.conns, c)
 	return c
+}
+
+// Reconnect takes what the login of a connection that is reinstated has negotiated: with a TSIH, only what belongs to the
+// connection (RFC 7143 §13). Call it before AddConn.
+func (s *Session) Reconnect(p *login.Params) {
+	s.Params.HeaderDigest, s.Params.DataDigest = p.HeaderDigest, p.DataDigest
+	s.Params.MaxRecvDataSegmentLength, s.Params.MaxXmitDataSegmentLength = p.MaxRecvDataSegmentLength, p.MaxXmitDataSegmentLength
 }
 
 // Conns returns the connections; the slice is the session's.

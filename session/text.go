@@ -1,6 +1,9 @@
 package session
 
-import "github.com/lunar-iscsi/lunar/session/pdu"
+import (
+	"github.com/lunar-iscsi/lunar/session/login"
+	"github.com/lunar-iscsi/lunar/session/pdu"
+)
 
 // A textState is the one text negotiation that a session may have open (RFC 7143 §7.3 allows one at a time).
 type textState struct {
@@ -10,8 +13,13 @@ type textState struct {
 	ttt  uint32 // of our last response, NoTag when none is open
 	in   []byte // a request with its continuations so far
 	out  []byte // a reply that goes on in the next response
+	reqs int    // requests with keys so far, or that could have had some
 	open bool
+	keys login.Text
 }
+
+// textPart bounds one Text Response, however much the initiator takes: the caller queues it in one piece.
+const textPart = 256 << 10
 
 // textReq takes a Text Request whose turn it is (RFC 7143 §11.10).
 func (s *Session) textReq(c *Conn, h *pdu.TextReq, data []byte, acts []Action) []Action {
@@ -29,25 +37,33 @@ func (s *Session) textReq(c *Conn, h *pdu.TextReq, data []byte, acts []Action) [
 	}
 	x.last = final
 	if len(x.out) != 0 {
-		// The initiator asks for the rest of a long reply (§7.2); it may not send keys meanwhile.
-		if len(data) != 0 {
-			*x = textState{}
-			return s.reject(c, h.H(), pdu.RejectProtocol, acts)
+		// The initiator asks for the rest of a long reply (§6.2); it may not send keys meanwhile.
+		if len(data) != 0 || h.Continue() {
+			return s.textFail(h, acts)
 		}
 		return s.textOut(acts)
 	}
-	if len(x.in)+len(data) > s.lim.TextBytes {
-		*x = textState{}
-		return s.reject(c, h.H(), pdu.RejectProtocol, acts)
+	if x.reqs++; x.reqs > s.lim.TextRequests || len(x.in)+len(data) > s.lim.TextBytes {
+		return s.textFail(h, acts)
 	}
 	x.in = append(x.in, data...)
 	if h.Continue() {
+		if len(data) == 0 {
+			return s.textFail(h, acts) // nothing that could go on
+		}
 		x.ttt = s.newTTT()
 		acts, a := s.send(c, acts)
 		(*pdu.TextResp)(&a.Header).Init(itt, x.ttt, 0, false, false)
 		return acts
 	}
 	return s.textKeys(h, acts)
+}
+
+// textFail ends the negotiation without effect: what was negotiated so far is forgotten (RFC 7143 §7.10).
+func (s *Session) textFail(h *pdu.TextReq, acts []Action) []Action {
+	c := s.text.conn
+	s.text = textState{}
+	return s.reject(c, h.H(), pdu.RejectProtocol, acts)
 }
 
 // textKeys answers a whole list of keys.
@@ -59,17 +75,16 @@ func (s *Session) textKeys(h *pdu.TextReq, acts []Action) []Action {
 	var targets *pdu.Key
 	n := 0
 	for k, err := range pdu.Keys(in) {
+		if err == nil {
+			out, err = x.keys.Answer(out, k)
+		}
 		if err != nil {
-			c := x.conn
-			*x = textState{}
-			return s.reject(c, h.H(), pdu.RejectProtocol, acts)
+			return s.textFail(h, acts)
 		}
 		n++
 		if k.Name == "SendTargets" {
 			targets = &k
-			continue
 		}
-		out = s.Params.AnswerText(out, k)
 	}
 	if targets != nil {
 		if n > 1 {
@@ -78,7 +93,6 @@ func (s *Session) textKeys(h *pdu.TextReq, acts []Action) []Action {
 		}
 		return append(acts, Action{Kind: SendTargets, Conn: x.conn, Name: targets.Value})
 	}
-	x.conn.maxXmit = int(s.Params.MaxXmitDataSegmentLength)
 	return s.TextReply(out, acts)
 }
 
@@ -108,9 +122,12 @@ func (s *Session) TextRefuse(acts []Action) []Action {
 
 func (s *Session) textOut(acts []Action) []Action {
 	x := &s.text
-	n := min(len(x.out), x.conn.maxXmit)
+	c := x.conn
+	xmit := x.keys.MaxXmit(c.maxXmit)
+	// Until the end the initiator may hold to either of the two.
+	n := min(len(x.out), c.maxXmit, xmit, textPart)
 	part, rest := x.out[:n], x.out[n:]
-	acts, a := s.send(x.conn, acts)
+	acts, a := s.send(c, acts)
 	a.Data = part
 	// §11.11.1: F answers F; to a request without it the target may not end the negotiation.
 	last := len(rest) == 0 && x.last
@@ -120,6 +137,7 @@ func (s *Session) textOut(acts []Action) []Action {
 	}
 	(*pdu.TextResp)(&a.Header).Init(x.itt, x.ttt, n, last, len(rest) != 0)
 	if last {
+		c.maxXmit = xmit // §6.4: what was negotiated holds once the negotiation has ended
 		*x = textState{}
 	} else {
 		x.out = rest

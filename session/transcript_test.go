@@ -193,7 +193,7 @@ func (x *transcript) open(a args) error {
 	if a.has("discovery") {
 		typ = login.Discovery
 	}
-	lim := Limits{Window: a.num("window", 8), NOPInterval: int64(a.num("nop", 0)) * second, HeldBytes: 64 << 10, TextBytes: 256, Immediate: 2}
+	lim := Limits{Window: a.num("window", 8), NOPInterval: int64(a.num("nop", 0)) * second, HeldBytes: 64 << 10, TextBytes: 256, TextRequests: 4, Immediate: 2}
 	if lim.NOPInterval == 0 {
 		lim.NOPInterval = -1
 	}

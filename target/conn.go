@@ -3,7 +3,6 @@ package target
 import (
 	"fmt"
 	"io"
-	"net/netip"
 	"unsafe"
 
 	"github.com/lunar-iscsi/lunar/session"
@@ -14,13 +13,13 @@ import (
 
 // A conn is one connection in full feature phase. It belongs to its loop.
 type conn struct {
-	l     *loop
-	se    *sess
-	c     *session.Conn
-	id    evloop.ID
-	fd    int
-	name  string         // "initiator@address", for logs
-	local netip.AddrPort // the portal as the initiator reached it
+	l    *loop
+	se   *sess
+	c    *session.Conn
+	id   evloop.ID
+	fd   int
+	name string // "initiator@address", for logs
+	way  way    // how the initiator came in
 
 	rest     []byte // bytes that are not handled yet; nil while idle
 	bulk     bool   // the last PDU had a large data segment: the next one probably has, too

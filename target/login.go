@@ -33,7 +33,7 @@ type greeter struct {
 	nc     net.Conn
 	r      *bufio.Reader
 	from   netip.AddrPort
-	local  netip.AddrPort
+	way    way
 	statSN pdu.SN
 	status pdu.LoginStatus // of the last Login Response
 	acts   []session.Action
@@ -41,8 +41,8 @@ type greeter struct {
 }
 
 // serveLogin owns nc and closes it, unless a loop has taken its descriptor over.
-func (s *Server) serveLogin(nc net.Conn, from netip.AddrPort) {
-	g := &greeter{s: s, nc: nc, from: from, local: addrPort(nc.LocalAddr()), r: bufio.NewReaderSize(nc, maxHandover)}
+func (s *Server) serveLogin(nc net.Conn, p *portal, from netip.AddrPort) {
+	g := &greeter{s: s, nc: nc, from: from, way: way{p, addrPort(nc.LocalAddr())}, r: bufio.NewReaderSize(nc, maxHandover)}
 	defer nc.Close()
 	defer func() {
 		if v := recover(); v != nil {
@@ -58,7 +58,7 @@ func (s *Server) serveLogin(nc net.Conn, from netip.AddrPort) {
 
 func (g *greeter) run() error {
 	g.nc.SetDeadline(time.Now().Add(g.s.cfg.LoginTimeout))
-	n := login.NewNegotiator(&g.s.cfg.Login, policy{g.s}, rand.Reader, portalGroup)
+	n := login.NewNegotiator(&g.s.cfg.Login, policy{g.s, g.way.portal.group}, rand.Reader, g.way.portal.group)
 	first := true
 	for {
 		h, data, err := g.read(n.MaxDataSegment())
@@ -217,7 +217,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 	case l.draining:
 		return pdu.ServiceUnavailable, errors.New("the server is shutting down")
 	}
-	nexus := sam.Nexus{Initiator: res.InitiatorName, ISID: res.ISID, Target: t.name, PortGroup: portalGroup}
+	nexus := sam.Nexus{Initiator: res.InitiatorName, ISID: res.ISID, Target: t.name, PortGroup: res.PortalGroup}
 	se := t.byNexus[nexus]
 	switch {
 	case res.TSIH != 0 && (se == nil || se.s.TSIH != res.TSIH):
@@ -235,6 +235,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 		if se.ended {
 			return pdu.SessionDoesNotExist, errors.New("the session ended meanwhile")
 		}
+		se.s.Reconnect(&res.Params)
 	default:
 		if se != nil {
 			l.s.count.reinstated.Add(1)
@@ -247,7 +248,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 		se = l.newSession(t, nexus, res)
 	}
 	se.from = g.from
-	c := &conn{l: l, se: se, fd: fd, name: res.InitiatorName + "@" + g.from.String(), local: g.local}
+	c := &conn{l: l, se: se, fd: fd, name: res.InitiatorName + "@" + g.from.String(), way: g.way}
 	id, err := l.ev.Add(fd, c, evloop.Readable)
 	if err != nil {
 		l.endSession(se)
@@ -304,7 +305,7 @@ func (l *loop) newSession(t *Target, nexus sam.Nexus, res login.Result) *sess {
 func (g *greeter) discovery(res login.Result, resp *login.Response) error {
 	g.nc.SetDeadline(time.Now().Add(g.s.cfg.DiscoveryTime))
 	g.s.count.discoveries.Add(1)
-	nexus := sam.Nexus{Initiator: res.InitiatorName, ISID: res.ISID, PortGroup: portalGroup}
+	nexus := sam.Nexus{Initiator: res.InitiatorName, ISID: res.ISID, PortGroup: res.PortalGroup}
 	lim := g.s.cfg.Limit
 	lim.NOPInterval = -1
 	var tsih uint16
@@ -328,7 +329,7 @@ func (g *greeter) discovery(res login.Result, resp *login.Response) error {
 			a := &acts[i]
 			switch a.Kind {
 			case session.SendTargets:
-				if keys, ok := g.s.table.Load().sendTargets(a.Name, "", g.local); ok {
+				if keys, ok := g.s.table.Load().sendTargets(a.Name, "", g.way); ok {
 					acts = s.TextReply(keys, acts)
 				} else {
 					acts = s.TextRefuse(acts)

@@ -440,7 +440,7 @@ func (l *loop) AbortNexus(n *scsi.NexusLU, except *scsi.Command) int {
 // sendTargets answers SendTargets in a normal session.
 func (l *loop) sendTargets(sc *session.Conn, what string, acts []session.Action) []session.Action {
 	c := sc.Ref.(*conn)
-	keys, ok := l.s.table.Load().sendTargets(what, c.se.t.name, c.local)
+	keys, ok := l.s.table.Load().sendTargets(what, c.se.t.name, c.way)
 	if !ok {
 		return c.se.s.TextRefuse(acts)
 	}

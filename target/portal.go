@@ -1,45 +1,200 @@
 package target
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
 
-// A portal is one listening address.
-type portal struct {
-	s    *Server
-	addr netip.AddrPort
-	ln   net.Listener
-	done chan struct{} // closed when accept has ended; nil before it began
+// DefaultPortalGroup is the tag of a portal that is given none.
+const DefaultPortalGroup = 1
+
+// A Portal says where initiators connect and which portal group that belongs to. A portal group is a target port: its tag
+// is in TargetPortalGroupTag, in the name of the SCSI port, and is the relative target port identifier that
+// VPD page 83h and PERSISTENT RESERVE show (RFC 7143 §4.4.2).
+type Portal struct {
+	// Addr is what is bound. An unspecified address means every address of its IP version: [::] takes no IPv4, so
+	// that 0.0.0.0 can be bound beside it. Port 0 takes a free one.
+	Addr netip.AddrPort
+	// Group is the target portal group tag, 1 to 65535; 0 means DefaultPortalGroup.
+	Group uint16
+	// Advertise, HOST:PORT, is what discovery tells initiators instead of the address, for portals behind a
+	// translation of addresses. HOST is an IP address (IPv6 in brackets) or a DNS name.
+	Advertise string
 }
 
-// Listen binds a portal to addr, HOST:PORT with an IP address (IPv6 in brackets); port 0 takes a free one. It returns the
-// address. Initiators are served from Serve on; on a server that serves already, at once.
-func (s *Server) Listen(addr string) (netip.AddrPort, error) {
-	ln, err := net.Listen("tcp", addr)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("portal %s: %w", addr, err)
+// ParsePortal reads ADDR:PORT[,group=N][,advertise=HOST:PORT], with IPv6 in brackets.
+func ParsePortal(s string) (Portal, error) {
+	var p Portal
+	words := strings.Split(s, ",")
+	var err error
+	if p.Addr, err = netip.ParseAddrPort(words[0]); err != nil {
+		return Portal{}, fmt.Errorf("portal %s: want an IP address and a port, as 192.0.2.1:3260 or [2001:db8::1]:3260", s)
 	}
-	p := &portal{s: s, ln: ln}
-	p.addr = addrPort(ln.Addr())
+	for _, w := range words[1:] {
+		name, value, _ := strings.Cut(w, "=")
+		switch name {
+		case "group":
+			n, err := strconv.ParseUint(value, 10, 16)
+			if err != nil || n == 0 {
+				return Portal{}, fmt.Errorf("portal %s: group=%s: want 1 to 65535", s, value)
+			}
+			p.Group = uint16(n)
+		case "advertise":
+			if p.Advertise = value; value == "" {
+				return Portal{}, fmt.Errorf("portal %s: advertise= wants HOST:PORT", s)
+			}
+		default:
+			return Portal{}, fmt.Errorf("portal %s: %q is neither group= nor advertise=", s, w)
+		}
+	}
+	return p, p.check()
+}
+
+// check fills the defaults in and says what is wrong.
+func (p *Portal) check() error {
+	if !p.Addr.IsValid() {
+		return errors.New("portal: no address")
+	}
+	p.Addr = netip.AddrPortFrom(p.Addr.Addr().Unmap(), p.Addr.Port())
+	if p.Group == 0 {
+		p.Group = DefaultPortalGroup
+	}
+	if p.Advertise == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(p.Advertise)
+	if err != nil {
+		return fmt.Errorf("portal %v: advertise=%s: want HOST:PORT, IPv6 in brackets", p.Addr, p.Advertise)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return fmt.Errorf("portal %v: advertise=%s: want a port of 1 to 65535", p.Addr, p.Advertise)
+	}
+	a, err := netip.ParseAddr(host)
+	switch {
+	case err != nil && !hostName(host):
+		return fmt.Errorf("portal %v: advertise=%s: %q is neither an IP address nor a host name", p.Addr, p.Advertise, host)
+	case err == nil && (a.IsUnspecified() || a.Zone() != ""):
+		return fmt.Errorf("portal %v: advertise=%s: no other host can connect to %s", p.Addr, p.Advertise, host)
+	}
+	return nil
+}
+
+// hostName reports whether s can be a DNS name (RFC 1123 §2.1).
+func hostName(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// A portal is one listening address. All but done is set before it is published, then read-only.
+type portal struct {
+	s         *Server
+	addr      netip.AddrPort
+	group     uint16
+	advertise string
+	ln        net.Listener
+	done      chan struct{} // closed when accept has ended; nil before it began; guarded by Server.mu
+}
+
+// A way is how a connection came in: the portal, and the portal's address as the initiator reached it.
+type way struct {
+	portal *portal
+	local  netip.AddrPort
+}
+
+// told returns what discovery says of p to an initiator that came in by w; false: nothing that it could use.
+func (p *portal) told(w way) (string, bool) {
+	if p.advertise != "" {
+		return p.advertise, true
+	}
+	a, local := p.addr.Addr(), w.local.Addr()
+	if a.IsUnspecified() {
+		if a.Is4() != local.Is4() {
+			return "", false // which address of the other IP version leads here is not known
+		}
+		a = local
+	}
+	switch {
+	case a.IsLoopback() && !local.IsLoopback():
+		return "", false
+	case a.Is6() && a.IsLinkLocalUnicast() && a != local:
+		return "", false // it means something only on its own link
+	}
+	// A zone is this host's name for the link (RFC 4007 §11.2): the other one has its own.
+	return netip.AddrPortFrom(a.WithZone(""), p.addr.Port()).String(), true
+}
+
+// Listen is ListenPortal for the text that ParsePortal reads.
+func (s *Server) Listen(portal string) (netip.AddrPort, error) {
+	p, err := ParsePortal(portal)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return s.ListenPortal(p)
+}
+
+// ListenPortal binds a portal and returns its address. Initiators are served from Serve on; on a server that serves
+// already, at once.
+func (s *Server) ListenPortal(cfg Portal) (netip.AddrPort, error) {
+	if err := cfg.check(); err != nil {
+		return netip.AddrPort{}, err
+	}
+	network := "tcp4"
+	if cfg.Addr.Addr().Is6() {
+		network = "tcp6" // [::] is then of IPv6 alone (IPV6_V6ONLY)
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(context.Background(), network, cfg.Addr.String())
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("portal %v: %w", cfg.Addr, err)
+	}
+	p := &portal{s: s, ln: ln, addr: addrPort(ln.Addr()), group: cfg.Group, advertise: cfg.Advertise}
+	t, err := s.addPortal(p)
+	if err != nil {
+		ln.Close()
+		return netip.AddrPort{}, err
+	}
+	for _, tg := range t.targets {
+		tg.addPort(p.group)
+	}
+	return p.addr, nil
+}
+
+// addPortal publishes p and returns the table that has it.
+func (s *Server) addPortal(p *portal) (*table, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		ln.Close()
-		return netip.AddrPort{}, ErrClosed
+		return nil, ErrClosed
 	}
 	s.portals = append(s.portals, p)
 	t := *s.table.Load()
-	t.portals = append(append([]netip.AddrPort(nil), t.portals...), p.addr)
+	t.portals = append(slices.Clip(t.portals), p)
 	s.table.Store(&t)
 	if s.serving {
 		p.open()
 	}
-	return p.addr, nil
+	return &t, nil
 }
 
 // Serve lets initiators in on every portal: call it when the targets are there. It does not block.
@@ -95,7 +250,7 @@ func (p *portal) accept() {
 		go func() {
 			defer p.s.logins.Done()
 			defer p.s.gate.leave(from.Addr(), nc)
-			p.s.serveLogin(nc, from)
+			p.s.serveLogin(nc, p, from)
 		}()
 	}
 }

@@ -1,8 +1,8 @@
 package target
 
 import (
-	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/lunar-iscsi/lunar/session/login"
@@ -14,7 +14,7 @@ import (
 type table struct {
 	targets []*Target          // sorted by name
 	byName  map[string]*Target // normalised name
-	portals []netip.AddrPort
+	portals []*portal
 }
 
 func (t *table) with(add, remove *Target) *table {
@@ -33,16 +33,16 @@ func (t *table) with(add, remove *Target) *table {
 	return n
 }
 
-// portalGroup is the one target portal group: every portal leads to every target.
-const portalGroup = 1
-
-// A policy answers what one login asks, from the snapshot of the moment.
-type policy struct{ s *Server }
+// A policy answers what one login asks, from the snapshot of the moment. group is that of the portal that it came in by.
+type policy struct {
+	s     *Server
+	group uint16
+}
 
 // Target is login.Policy's.
 func (p policy) Target(initiator, name string) (login.TargetInfo, pdu.LoginStatus) {
 	t := p.s.table.Load().byName[name]
-	if t == nil {
+	if t == nil || !t.on(p.group) {
 		return login.TargetInfo{}, pdu.TargetNotFound
 	}
 	if !t.ready.Load() {
@@ -56,52 +56,71 @@ func (p policy) Discovery(string) (login.Auth, pdu.LoginStatus) {
 	return p.s.cfg.Auth, pdu.LoginSuccess
 }
 
-// sendTargets returns the keys that answer SendTargets=what on a connection that came in on local. all is whether
-// every target may be told of, else only own (RFC 7143 appendix C).
-func (t *table) sendTargets(what, own string, local netip.AddrPort) (keys []byte, ok bool) {
-	var show []*Target
+// sendTargets returns the keys that answer SendTargets=what to an initiator that came in by w: in a discovery session (own is
+// empty) about any target that it can reach, in a normal one about own alone. ok is false for what is to be rejected (RFC
+// 7143 appendix C).
+func (t *table) sendTargets(what, own string, w way) (keys []byte, ok bool) {
+	show := t.targets
 	switch {
 	case what == "All" && own == "":
-		show = t.targets
-	case what == "" && own != "", what == "All":
-		what = own
-		fallthrough
+	case what == "" && own == "":
+		return nil, false
 	default:
-		name, err := login.NormalizeName(what)
-		if err != nil || own != "" && name != own {
-			return nil, false
+		// A normal session tells of its own target for All, too: a deviation.
+		name := own
+		if what != "" && what != "All" {
+			var err error
+			if name, err = login.NormalizeName(what); err != nil || own != "" && name != own {
+				return nil, false
+			}
 		}
+		show = nil
 		if o := t.byName[name]; o != nil {
 			show = []*Target{o}
 		}
 	}
 	for _, o := range show {
+		list := t.addresses(o, w)
+		if len(list) == 0 {
+			continue // not to be reached from there: a name without addresses would mean this portal
+		}
 		keys = pdu.AppendKey(keys, "TargetName", o.name)
-		for _, a := range t.addresses(local) {
-			keys = pdu.AppendKey(keys, "TargetAddress", a.String()+",1")
+		for _, a := range list {
+			keys = pdu.AppendKey(keys, "TargetAddress", a)
 		}
 	}
 	return keys, true
 }
 
-// addresses lists the portals as an initiator can reach them: a wildcard portal is told as the address that the
-// connection came in on.
-func (t *table) addresses(local netip.AddrPort) []netip.AddrPort {
-	var out []netip.AddrPort
-	add := func(a netip.AddrPort) {
-		if !slices.Contains(out, a) {
-			out = append(out, a)
-		}
-	}
+// addresses lists the portals of o's as an initiator that came in by w can reach them, with their portal group tags.
+func (t *table) addresses(o *Target, w way) (list []string) {
 	for _, p := range t.portals {
-		if p.Addr().IsUnspecified() {
-			p = netip.AddrPortFrom(local.Addr(), p.Port())
-		}
-		if p == local {
-			out = slices.Insert(out, 0, p) // the way the initiator came first: it is known to work
+		if !o.on(p.group) {
 			continue
 		}
-		add(p)
+		a, ok := p.told(w)
+		if !ok {
+			continue
+		}
+		a += "," + strconv.Itoa(int(p.group))
+		switch {
+		case slices.Contains(list, a):
+		case p == w.portal:
+			list = slices.Insert(list, 0, a) // the way the initiator came first: it is known to work
+		default:
+			list = append(list, a)
+		}
 	}
-	return slices.Compact(out)
+	return list
+}
+
+// groups lists the portal groups that lead to o, ascending.
+func (t *table) groups(o *Target) (list []uint16) {
+	for _, p := range t.portals {
+		if o.on(p.group) {
+			list = append(list, p.group)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
 }

@@ -21,6 +21,8 @@ type TargetConfig struct {
 	NoController bool
 	// LoopOf puts the target on another target's loop: the two then share one CPU and may export one volume.
 	LoopOf *Target
+	// PortalGroups are the tags of the portal groups that lead to the target; none: every portal does.
+	PortalGroups []uint16
 }
 
 // A Target is one iSCSI target. Its methods may be called from any goroutine.
@@ -63,6 +65,10 @@ func (s *Server) AddTarget(name string, cfg TargetConfig) (*Target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", name, err)
 	}
+	if slices.Contains(cfg.PortalGroups, 0) {
+		return nil, fmt.Errorf("target %s: portal group tags are 1 to 65535", norm)
+	}
+	cfg.PortalGroups = slices.Clone(cfg.PortalGroups)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -197,9 +203,28 @@ func (t *Target) putLocked(lun uint16, u *unit) error {
 		t.luns[i] = e
 	}
 	u.refs++
-	u.lu.AddPort(t.name, portalGroup)
+	for _, g := range t.s.table.Load().groups(t) {
+		u.lu.AddPort(t.name, g)
+	}
 	t.lunsChangedLocked()
 	return nil
+}
+
+// on reports whether the portals of a group lead to the target.
+func (t *Target) on(group uint16) bool {
+	return len(t.cfg.PortalGroups) == 0 || slices.Contains(t.cfg.PortalGroups, group)
+}
+
+// addPort makes a portal group known to the logical units that can be reached through it.
+func (t *Target) addPort(group uint16) {
+	if !t.on(group) {
+		return
+	}
+	t.l.ev.Lock()
+	defer t.l.ev.Unlock()
+	for _, e := range t.luns {
+		e.unit.lu.AddPort(t.name, group)
+	}
 }
 
 // RemoveLUN takes a LUN away: its commands are aborted, the store is closed. When a request of the store never

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -84,15 +83,6 @@ func parseExport(arg string) (export, error) {
 	return e, err
 }
 
-func checkPortals(portals []string) error {
-	for _, p := range portals {
-		if _, err := netip.ParseAddrPort(p); err != nil {
-			return usageError{fmt.Errorf("--portal %s: want an IP address and a port, as 192.0.2.1:3260 or [2001:db8::1]:3260", p)}
-		}
-	}
-	return nil
-}
-
 func countTargets(exports []export) int {
 	names := map[string]bool{}
 	for _, e := range exports {
@@ -109,7 +99,7 @@ func (e *export) shareable() bool { return e.uri.Path != "" }
 
 // addExports makes the targets and opens their volumes. An export of a volume that an earlier one serves already becomes
 // another way to the same logical unit.
-func addExports(ctx context.Context, s *target.Server, exports []export, log *asyncLog, wrap func(export, backstore.Store) backstore.Store) error {
+func addExports(ctx context.Context, s *target.Server, exports []export, groups map[string][]uint16, log *asyncLog, wrap func(export, backstore.Store) backstore.Store) error {
 	reg := drivers()
 	first := map[string]*export{}
 	loopOf := map[string]*target.Target{} // target name → whose loop it must share
@@ -121,7 +111,7 @@ func addExports(ctx context.Context, s *target.Server, exports []export, log *as
 			same = first[e.volumeKey()]
 		}
 		if t == nil {
-			cfg := target.TargetConfig{LoopOf: loopOf[e.target]}
+			cfg := target.TargetConfig{LoopOf: loopOf[e.target], PortalGroups: groups[e.target]}
 			if same != nil {
 				cfg.LoopOf = s.Target(same.target)
 			}

@@ -4,13 +4,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"strconv"
 	"strings"
 )
 
 // printHints says how to attach what is served.
-func printHints(w io.Writer, portal string, exports []export) {
-	host, port, _ := net.SplitHostPort(portal)
-	if host == "::" || host == "0.0.0.0" {
+func printHints(w io.Writer, portal netip.AddrPort, exports []export) {
+	host, port := portal.Addr().String(), strconv.Itoa(int(portal.Port()))
+	if portal.Addr().IsUnspecified() {
 		host = "THIS-HOST"
 	}
 	addr := net.JoinHostPort(host, port)

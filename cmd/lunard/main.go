@@ -48,6 +48,7 @@ func main() {
 // options is what the command line says.
 type options struct {
 	portals  []string
+	bind     []string
 	exports  []string
 	auth     string
 	logLevel string
@@ -83,6 +84,10 @@ Options that every disk takes:
   vendor= product= serial=
                        identification, at most 8, 16 and 36 characters
 
+A portal is an address to listen on. 0.0.0.0 and [::] stand for every address of IPv4 and of IPv6; discovery then tells
+an initiator the one that it came in on, or what advertise= says. Portals with one group= are one target port, others
+are ports of their own, which is what multipath wants; --bind keeps a target to some of the groups.
+
 SIGINT or SIGTERM asks the initiators to log out, waits for --drain-timeout and ends; a second one ends at once.`
 
 const examples = `  # a 1 GiB sparse file, made on the first start, for initiators on this machine
@@ -91,6 +96,10 @@ const examples = `  # a 1 GiB sparse file, made on the first start, for initiato
   # two disks of one target, with a password, on IPv4 and IPv6
   lunard --portal 192.0.2.1:3260 --portal '[2001:db8::1]:3260' --auth /etc/lunar/auth \
       --export iqn.2026-11.io.lunar:db/1=file:///dev/vg0/db --export iqn.2026-11.io.lunar:db/2=file:///dev/vg0/log
+
+  # two paths for multipath, each a target port of its own; and a disk that only the first network reaches
+  lunard --portal 192.0.2.1:3260,group=1 --portal 198.51.100.1:3260,group=2 --bind iqn.2026-11.io.lunar:near=1 \
+      --export iqn.2026-11.io.lunar:both=file:///dev/vg0/both --export iqn.2026-11.io.lunar:near=file:///dev/vg0/near
 
   # an NBD export
   lunard --export 'iqn.2026-11.io.lunar:nbd=nbd+unix:///disk?socket=/run/q.sock'`
@@ -112,8 +121,9 @@ func (o *options) command() *cobra.Command {
 	})
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringArrayVar(&o.portals, "portal", nil, "`ADDR:PORT` to listen on, IPv6 in brackets; repeatable (default [::]:3260)")
+	f.StringArrayVar(&o.portals, "portal", nil, "`ADDR:PORT[,group=N][,advertise=HOST:PORT]` to listen on, IPv6 in brackets; repeatable (default 0.0.0.0:3260 and [::]:3260)")
 	f.StringArrayVar(&o.exports, "export", nil, "`IQN[/LUN]=URI` to serve; repeatable")
+	f.StringArrayVar(&o.bind, "bind", nil, "`IQN=N[,N…]`: only these portal groups lead to the target; repeatable (default: all do)")
 	f.StringVar(&o.auth, "auth", "", "`FILE` of CHAP accounts, mode 0600: lines \"in NAME SECRET\" (who may log in) and \"out NAME SECRET\" (who we are, for mutual CHAP)")
 	f.StringVar(&o.cfg.StateDir, "state-dir", "", "`DIR` that keeps persistent reservations for the next start; without it they end with the daemon")
 	f.StringVar(&o.logLevel, "log-level", o.logLevel, "what to log: debug, info, warn or error")
@@ -157,14 +167,12 @@ func (o *options) run(ctx context.Context) error {
 	if len(o.exports) == 0 {
 		return usageError{errors.New("nothing to serve: give --export IQN[/LUN]=URI; see lunard --help")}
 	}
-	if len(o.portals) == 0 {
-		o.portals = []string{"[::]:3260"}
-	}
 	exports, err := parseExports(o.exports)
 	if err != nil {
 		return err
 	}
-	if err := checkPortals(o.portals); err != nil {
+	portals, err := parsePortals(o.portals, o.bind, exports)
+	if err != nil {
 		return err
 	}
 	log, err := newLog(o.logLevel)
@@ -185,7 +193,7 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = o.serve(ctx, s, exports, log)
+	err = o.serve(ctx, s, &portals, exports, log)
 	return errors.Join(err, s.Close())
 }
 
@@ -213,22 +221,18 @@ func (o *options) configure(log *asyncLog) error {
 
 // serve binds the portals first, so that a start that cannot succeed creates nothing, then opens the volumes, and lets
 // initiators in when all is there.
-func (o *options) serve(ctx context.Context, s *target.Server, exports []export, log *asyncLog) error {
+func (o *options) serve(ctx context.Context, s *target.Server, portals *portals, exports []export, log *asyncLog) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	var bound []string
-	for _, p := range o.portals {
-		a, err := s.Listen(p)
-		if err != nil {
-			return err
-		}
-		bound = append(bound, a.String())
+	bound, err := portals.listen(s)
+	if err != nil {
+		return err
 	}
-	if err := addExports(ctx, s, exports, log, o.traceIO()); err != nil {
+	if err := addExports(ctx, s, exports, portals.groups, log, o.traceIO()); err != nil {
 		return err
 	}
 	s.Serve()
-	log.Info("serving", "portals", bound, "exports", len(exports))
+	log.Info("serving", "portals", texts(bound), "exports", len(exports))
 	if o.hints {
 		printHints(os.Stdout, bound[0], exports)
 	}

@@ -24,7 +24,7 @@
 //	}
 //
 // An initiator uses Offer, on the same table; CHAPResponse and the binary values are shared, too.
-// AnswerText answers keys of Text Requests in the full feature phase.
+// Text answers keys of Text Requests in the full feature phase.
 //
 // It promises nothing to programs outside this module.
 package login

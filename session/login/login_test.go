@@ -337,29 +337,50 @@ func byNameHas(name string) bool {
 	return ok && (table[i].get != nil || table[i].kind == obsoleteBool || table[i].kind == obsoleteNumber)
 }
 
-func TestAnswerText(t *testing.T) {
+// MUST 7143 §6.4: nothing is declared or negotiated twice in one sequence of Text Requests
+func TestText(t *testing.T) {
 	for _, c := range []struct{ name, value, answer string }{
 		{"MaxRecvDataSegmentLength", "65536", ""},
+		{"MaxRecvDataSegmentLength", "0x10000", ""},
 		{"MaxRecvDataSegmentLength", "1", "MaxRecvDataSegmentLength=Reject\x00"},
+		{"MaxRecvDataSegmentLength", "16777216", "MaxRecvDataSegmentLength=Reject\x00"},
 		{"InitiatorAlias", "me", ""},
 		{"SendTargets", "All", ""},
 		{"TargetAlias", "NotUnderstood", ""},
+		{"TargetAlias", "disk", "TargetAlias=Reject\x00"},
+		{"TargetAddress", "192.0.2.1:3260,1", "TargetAddress=Reject\x00"},
+		{"TargetPortalGroupTag", "1", "TargetPortalGroupTag=Reject\x00"},
 		{"MaxBurstLength", "65536", "MaxBurstLength=Reject\x00"},
+		{"MaxBurstLength", "Irrelevant", ""},
+		{"InitiatorName", "iqn.2001-04.com.example:host", "InitiatorName=Reject\x00"},
+		{"SessionType", "Discovery", "SessionType=Reject\x00"},
+		{"ErrorRecoveryLevel", "2", "ErrorRecoveryLevel=Reject\x00"},
+		{"HeaderDigest", "CRC32C,None", "HeaderDigest=Reject\x00"},
 		{"AuthMethod", "None", "AuthMethod=Reject\x00"},
 		{"IFMarker", "No", "IFMarker=Reject\x00"},
+		{"CHAP_A", "5", "CHAP_A=NotUnderstood\x00"},
 		{"X-com.example.key", "1", "X-com.example.key=NotUnderstood\x00"},
 		{"X-com.example.key", "NotUnderstood", ""},
 	} {
-		p := RFCDefaults()
-		if got := p.AnswerText(nil, pdu.Key{Name: c.name, Value: c.value}); string(got) != c.answer {
-			t.Errorf("%s=%s: %q, want %q", c.name, c.value, got, c.answer)
+		var x Text
+		got, err := x.Answer(nil, pdu.Key{Name: c.name, Value: c.value})
+		if string(got) != c.answer || err != nil {
+			t.Errorf("%s=%s: %q, %v, want %q", c.name, c.value, got, err, c.answer)
 		}
-		changed := c.name == "MaxRecvDataSegmentLength" && c.answer == ""
-		if (p.MaxXmitDataSegmentLength == 65536) != changed {
-			t.Errorf("%s=%s: segments of %d", c.name, c.value, p.MaxXmitDataSegmentLength)
+		want := 8192
+		if c.name == "MaxRecvDataSegmentLength" && c.answer == "" {
+			want = 65536
+		}
+		if got := x.MaxXmit(8192); got != want {
+			t.Errorf("%s=%s: segments of %d, want %d", c.name, c.value, got, want)
+		}
+		if _, err := x.Answer(nil, pdu.Key{Name: c.name, Value: c.value}); (err != nil) != has(c.name) {
+			t.Errorf("%s=%s twice: %v", c.name, c.value, err)
 		}
 	}
 }
+
+func has(name string) bool { _, ok := byName[name]; return ok }
 
 // TestReceivedKeepsNothing checks that a Negotiator does not hold on to the caller's memory.
 func TestReceivedKeepsNothing(t *testing.T) {

@@ -117,27 +117,3 @@ func (o *Offer) Params() Params {
 	a := acceptor{result: o.result}
 	return a.end()
 }
-
-// AnswerText answers one key of a Text Request in the full feature phase and appends the answer
-// to dst. SendTargets is the caller's and has no answer here. It changes
-// p.MaxXmitDataSegmentLength when the initiator declares a new one. A key that only a
-// login may carry is answered Reject.
-func (p *Params) AnswerText(dst []byte, k pdu.Key) []byte {
-	i, ok := byName[k.Name]
-	if !ok {
-		return answerUnknown(dst, k)
-	}
-	switch r := &table[i]; {
-	case r.from == target || r.use == fullOnly:
-		return dst
-	case r.use != anyTime:
-		return pdu.AppendKey(dst, r.name, Reject)
-	case r.kind == declaredNumber:
-		v, ok := r.parse(k.Value)
-		if !ok {
-			return pdu.AppendKey(dst, r.name, Reject)
-		}
-		p.MaxXmitDataSegmentLength = v
-	}
-	return dst
-}

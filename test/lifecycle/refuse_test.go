@@ -50,6 +50,15 @@ func TestRefuses(t *testing.T) {
 		{"a portal that is none", func(_ *testing.T, dir, _ string) []string {
 			return []string{"--portal=127.0.0.1:port", newFile(dir, "size=1M")}
 		}, usage, []string{"127.0.0.1:port"}},
+		{"a portal with an option that is none", func(_ *testing.T, dir, portal string) []string {
+			return []string{"--portal=" + portal + ",tag=2", newFile(dir, "size=1M")}
+		}, usage, []string{"tag=2"}},
+		{"a portal group that no portal has", func(_ *testing.T, dir, portal string) []string {
+			return []string{"--portal=" + portal + ",group=2", "--bind=" + iqn + "=2,3", newFile(dir, "size=1M")}
+		}, usage, []string{"--bind", "group=3"}},
+		{"a target that no export has", func(_ *testing.T, dir, portal string) []string {
+			return []string{"--portal=" + portal, "--bind=" + iqn + "-other=1", newFile(dir, "size=1M")}
+		}, usage, []string{"--bind", iqn + "-other"}},
 		{"a scheme without a driver", func(_ *testing.T, _, portal string) []string {
 			return []string{"--portal=" + portal, daemon.Export(disk, "floppy:a")}
 		}, failed, []string{"floppy"}},

@@ -20,7 +20,7 @@ import (
 type requirement struct {
 	word    string // MUST, …
 	rfc     int
-	section []int // 4.2.2.1
+	section []int // 4.2.2.1; an appendix begins with appendixA for A
 	text    string
 
 	tests        []string // that hold it
@@ -28,11 +28,14 @@ type requirement struct {
 	deviation    string   // why lunar does otherwise
 }
 
+// appendixA is the number that stands for appendix A, behind every section.
+const appendixA = 1000
+
 // handWritten is where the rows that no test holds come from.
 const handWritten = "session/rfc7143.txt"
 
 // start is the first line of an annotation, comment marks taken off.
-var start = regexp.MustCompile(`^(MUST NOT|MUST|SHOULD NOT|SHOULD|MAY|REQUIRED|RECOMMENDED) (714[34]) §([0-9]+(?:\.[0-9]+)*): (.+)$`)
+var start = regexp.MustCompile(`^(MUST NOT|MUST|SHOULD NOT|SHOULD|MAY|REQUIRED|RECOMMENDED) (714[34]) §([0-9]+(?:\.[0-9]+)*|[A-Z]): (.+)$`)
 
 // almost is what was meant as one: a typing error must not drop a row.
 var almost = regexp.MustCompile(`^(MUST|SHOULD|MAY|REQUIRED|RECOMMENDED)( NOT)? (RFC ?)?714[34]\b`)
@@ -48,6 +51,10 @@ func parseStart(line string) (*requirement, error) {
 	}
 	r := &requirement{word: m[1], text: strings.TrimSpace(m[4])}
 	r.rfc, _ = strconv.Atoi(m[2]) // digits, as the expression has them
+	if c := m[3][0]; c >= 'A' {
+		r.section = []int{appendixA + int(c-'A')}
+		return r, nil
+	}
 	for _, n := range strings.Split(m[3], ".") {
 		i, err := strconv.Atoi(n)
 		if err != nil {
@@ -268,6 +275,9 @@ func merge(all []*requirement) ([]*requirement, error) {
 
 // number is the section as the RFC writes it.
 func (r *requirement) number() string {
+	if r.section[0] >= appendixA {
+		return string(rune('A' + r.section[0] - appendixA))
+	}
 	parts := make([]string, len(r.section))
 	for i, n := range r.section {
 		parts[i] = strconv.Itoa(n)

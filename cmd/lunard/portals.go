@@ -1,0 +1,97 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/lunar-iscsi/lunar/session/login"
+	"github.com/lunar-iscsi/lunar/target"
+)
+
+// defaultPortals are bound where no --portal is given, as far as the machine has the IP version.
+var defaultPortals = [...]string{"0.0.0.0:3260", "[::]:3260"}
+
+// A portals is every --portal and --bind.
+type portals struct {
+	list     []target.Portal
+	optional bool                // the defaults: what the machine cannot have is left out
+	groups   map[string][]uint16 // of the targets that --bind names
+}
+
+// parsePortals checks what can be checked before anything is bound.
+func parsePortals(args, binds []string, exports []export) (portals, error) {
+	p := portals{optional: len(args) == 0, groups: map[string][]uint16{}}
+	if p.optional {
+		args = defaultPortals[:]
+	}
+	for _, arg := range args {
+		one, err := target.ParsePortal(arg)
+		if err != nil {
+			return p, usageError{fmt.Errorf("--portal: %w", err)}
+		}
+		p.list = append(p.list, one)
+	}
+	for _, arg := range binds {
+		if err := p.bind(arg, exports); err != nil {
+			return p, usageError{fmt.Errorf("--bind %s: %w", arg, err)}
+		}
+	}
+	return p, nil
+}
+
+// bind reads one --bind.
+func (p *portals) bind(arg string, exports []export) error {
+	iqn, tags, ok := strings.Cut(arg, "=")
+	if !ok {
+		return errors.New("want IQN=GROUP[,GROUP…], for example iqn.2026-11.io.lunar:disk=1,2")
+	}
+	name, err := login.NormalizeName(iqn)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(exports, func(e export) bool { return e.target == name }) {
+		return fmt.Errorf("no --export has target %s", name)
+	}
+	for tag := range strings.SplitSeq(tags, ",") {
+		n, err := strconv.ParseUint(tag, 10, 16)
+		if err != nil || n == 0 {
+			return fmt.Errorf("%q is no portal group: want 1 to 65535", tag)
+		}
+		if !slices.ContainsFunc(p.list, func(o target.Portal) bool { return o.Group == uint16(n) }) {
+			return fmt.Errorf("no --portal has group=%d, so nobody would reach the target by it", n)
+		}
+		p.groups[name] = append(p.groups[name], uint16(n))
+	}
+	return nil
+}
+
+// listen binds the portals and returns their addresses.
+func (p *portals) listen(s *target.Server) (bound []netip.AddrPort, err error) {
+	for _, one := range p.list {
+		a, lerr := s.ListenPortal(one)
+		if lerr == nil {
+			bound = append(bound, a)
+			continue
+		}
+		err = lerr
+		if !p.optional || !errors.Is(err, syscall.EAFNOSUPPORT) && !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return bound, err
+		}
+	}
+	if len(bound) == 0 {
+		return nil, err
+	}
+	return bound, nil
+}
+
+func texts(list []netip.AddrPort) (out []string) {
+	for _, a := range list {
+		out = append(out, a.String())
+	}
+	return out
+}

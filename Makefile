@@ -19,7 +19,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test e2e race fuzz bench bench-scale lint generate clean install check-go check-format test-deps
+.PHONY: help build run test e2e mutate race fuzz bench bench-scale lint generate clean install check-go check-format test-deps
 
 help: ## this list
 	@echo 'lunar, an iSCSI target server. Targets:'
@@ -39,6 +39,9 @@ test: check-go check-format test-deps ## everything that CI needs: format, vet, 
 e2e: check-go test-deps ## the long rest (tests with the build tag e2e)
 	go vet -tags e2e ./...
 	go test -p 1 -timeout $(E2ETIME) -tags e2e ./test/...
+
+mutate: check-go ## break the code in each way that test/mutation lists: the test named there must fail
+	go test -count=1 -timeout $(E2ETIME) -tags e2e -v -run 'TestMutants$$' ./test/mutation
 
 race: check-go test-deps ## all tests with the race detector, lunard built with it too (needs a C compiler)
 	CGO_ENABLED=1 LUNAR_RACE=1 go test -race -p 1 -timeout $(E2ETIME) ./...

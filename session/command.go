@@ -157,14 +157,17 @@ func (s *Session) respond(t *Task, r *Result, acts []Action) []Action {
 		s.finish(t)
 		return acts
 	}
-	flags, count := t.residual(r)
 	acts, a := s.send(t.Conn, acts)
 	resp := (*pdu.SCSIResponse)(&a.Header)
-	resp.Init(t.ITT, r.Status, flags, count)
 	if r.Failed {
+		// §11.4.1, §11.4.8: without a status there are no residuals and no ExpDataSN.
+		resp.Init(t.ITT, sam.Good, 0, 0)
 		resp.SetFailed()
+	} else {
+		flags, count := t.residual(r)
+		resp.Init(t.ITT, r.Status, flags, count)
+		resp.SetExpDataSN(t.dataSN)
 	}
-	resp.SetExpDataSN(t.dataSN)
 	if len(r.Sense) != 0 {
 		// §11.4.7.2: SenseLength, then the sense data.
 		a.Data = append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(r.Sense)), uint16(len(r.Sense))), r.Sense...)
@@ -205,7 +208,10 @@ func (s *Session) dataIn(t *Task, r *Result, acts []Action) []Action {
 	burst := int(s.Params.MaxBurstLength)
 	off, left := 0, burst
 	for {
-		n := min(len(data)-off, c.maxXmit, left)
+		n := min(len(data)-off, left)
+		if n > c.maxXmit {
+			n = c.maxXmit &^ 3 // §11.7.7: but for the last of a sequence they are whole words
+		}
 		last := off+n == len(data)
 		left -= n
 		acts = append(acts, Action{Kind: SendData, Conn: c, Task: t, Data: data[off : off+n]})

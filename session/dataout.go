@@ -20,7 +20,7 @@ func (s *Session) solicitMore(t *Task, acts []Action) []Action {
 		(*pdu.R2T)(&a.Header).Init(t.LUN, t.ITT, ttt, t.dataSN, t.solicit, n)
 		t.r2ts[t.r2tCount] = r2t{ttt: ttt, off: t.solicit, end: t.solicit + n}
 		t.r2tCount++
-		t.dataSN++ // R2TSN starts at 0 for each task and shares its space with DataSN (§11.8.3)
+		t.dataSN++ // R2TSN starts at 0 for each task and shares its space with DataSN (§11.8.2)
 		t.solicit += n
 	}
 	return acts

@@ -49,7 +49,7 @@ type Task struct {
 	got      uint32 // bytes collected without a gap from 0 (immediate and unsolicited)
 	solicit  uint32 // bytes received or asked for
 	done     uint32 // bytes collected in all
-	dataSN   pdu.SN // DataSN of the next Data-In, R2TSN of the next R2T: one space (RFC 7143 §11.8.3)
+	dataSN   pdu.SN // DataSN of the next Data-In, R2TSN of the next R2T: one space (RFC 7143 §11.8.2)
 	r2ts     [DefaultMaxR2T]r2t
 	r2tCount int
 

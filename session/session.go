@@ -9,7 +9,7 @@ import (
 // Limits bound what one session may hold and how long it may wait. A zero field means its default.
 type Limits struct {
 	Window       uint32 // commands outstanding: the CmdSN window
-	Immediate    uint32 // immediate SCSI commands and task management functions outstanding, outside the window
+	Immediate    uint32 // immediate SCSI commands outstanding, outside the window; and as many functions
 	HeldBytes    int    // bytes of PDUs that came ahead of a CmdSN gap
 	TextBytes    int    // one text request with its continuations
 	TextRequests int    // text requests of one negotiation, those that fetch the rest of an answer left out
@@ -163,7 +163,8 @@ type Session struct {
 
 	tasks       map[uint32]*Task // by ITT: what did not end at once
 	outstanding uint32           // commands and functions within the window that have not been answered
-	immediate   uint32           // immediate commands and functions that have not been answered
+	immediate   uint32           // immediate commands that have not been answered
+	immediateTM uint32           // immediate functions that have not been answered: they have room though no command has
 	tmfs        []*TMF
 	nextTTT     uint32
 	dataDue     int64 // when to look for data that never came; 0: none is awaited
@@ -235,10 +236,10 @@ func (c *Conn) Stamp(h *pdu.Header) {
 	switch h.Opcode() {
 	case pdu.OpDataIn:
 		if !(*pdu.DataIn)(h).HasStatus() {
-			return // StatSN is reserved without the S bit (RFC 7143 §11.7.4)
+			return // StatSN is reserved without the S bit (RFC 7143 §11.7.3)
 		}
 	case pdu.OpR2T:
-		h.SetStatSN(c.statSN) // shows the next one, takes none (RFC 7143 §11.8.4)
+		h.SetStatSN(c.statSN) // shows the next one, takes none (RFC 7143 §11.8.3)
 		return
 	case pdu.OpNOPIn:
 		if h.ITT() == pdu.NoTag {
@@ -273,7 +274,7 @@ func (s *Session) ShowWindow(acts []Action) []Action {
 }
 
 // Outstanding returns how many SCSI commands and functions are not answered yet.
-func (s *Session) Outstanding() int { return int(s.outstanding + s.immediate) }
+func (s *Session) Outstanding() int { return int(s.outstanding + s.immediate + s.immediateTM) }
 
 func (s *Session) send(c *Conn, acts []Action) ([]Action, *Action) {
 	acts = append(acts, Action{Kind: Send, Conn: c})

@@ -36,7 +36,7 @@ func (s *Session) taskMgmt(c *Conn, now int64, h *pdu.TaskMgmtReq, acts []Action
 		return s.reject(c, h.H(), pdu.RejectProtocol, acts)
 	}
 	s.Counters.Functions++
-	if h.H().Immediate() && s.immediate >= s.lim.Immediate {
+	if h.H().Immediate() && s.immediateTM >= s.lim.Immediate {
 		return s.reject(c, h.H(), pdu.RejectImmediate, acts)
 	}
 	m := &TMF{Function: h.Function(), LUN: h.H().LUN(), conn: c, itt: h.H().ITT(), cmdSN: h.H().CmdSN(), immediate: h.H().Immediate()}
@@ -61,7 +61,7 @@ func (s *Session) taskMgmt(c *Conn, now int64, h *pdu.TaskMgmtReq, acts []Action
 func (s *Session) await(m *TMF) {
 	s.tmfs = append(s.tmfs, m)
 	if m.immediate {
-		s.immediate++
+		s.immediateTM++
 	} else {
 		s.outstanding++ // so that the window bounds those that wait
 	}
@@ -225,7 +225,7 @@ func (s *Session) answer(m *TMF, resp pdu.TMFResponse, acts []Action) []Action {
 		if o == m {
 			s.tmfs = append(s.tmfs[:i], s.tmfs[i+1:]...)
 			if m.immediate {
-				s.immediate--
+				s.immediateTM--
 			} else {
 				s.outstanding--
 			}

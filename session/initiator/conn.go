@@ -187,7 +187,7 @@ func (c *Conn) note(h *pdu.Header) {
 }
 
 // carriesStatSN reports whether h uses up a StatSN: R2T and a NOP-In without an Initiator Task Tag only show the next one, and
-// Data-In carries one with the S bit only (RFC 7143 §11.7.4, §11.8, §11.19).
+// Data-In carries one with the S bit only (RFC 7143 §11.7.3, §11.8.3, §11.19.2).
 func carriesStatSN(h *pdu.Header) bool {
 	switch h.Opcode() {
 	case pdu.OpDataIn:

@@ -135,7 +135,7 @@ func isCHAPKey(name string) bool {
 // take keeps one key for step.
 func (c *chap) take(k pdu.Key) *failure {
 	if _, twice := c.came[k.Name]; twice {
-		return failf(pdu.AuthenticationFailed, "%s came twice", k.Name)
+		return failf(pdu.InitiatorError, "%s came twice", k.Name)
 	}
 	if c.came == nil {
 		c.came = make(map[string]string, len(chapKeys))
@@ -166,15 +166,17 @@ func (n *Negotiator) chooseMethod(offer string) *failure {
 	return failf(pdu.AuthenticationFailed, "AuthMethod=%q offered, %s wanted", offer, want)
 }
 
-// security goes on with authentication after a list of the security stage.
+// security goes on with authentication after a list of the security stage. Keys that do not belong to the step, or
+// have no value of their kind, are an initiator's error or a missing parameter; a failed authentication is what is wrong
+// only as a proof (RFC 7143 §9.2).
 func (n *Negotiator) security(transit bool) *failure {
 	c := &n.chap
 	defer clear(c.came)
 	switch {
 	case len(c.came) > 0 && n.method != authCHAP:
-		return failf(pdu.AuthenticationFailed, "CHAP keys without AuthMethod=CHAP")
+		return failf(pdu.InitiatorError, "CHAP keys without AuthMethod=CHAP")
 	case len(c.came) > 0 && c.done:
-		return failf(pdu.AuthenticationFailed, "CHAP keys after the end of CHAP")
+		return failf(pdu.InitiatorError, "CHAP keys after the end of CHAP")
 	case len(c.came) > 0 && c.alg == 0:
 		return n.chapChallenge()
 	case len(c.came) > 0:
@@ -189,8 +191,11 @@ func (n *Negotiator) security(transit bool) *failure {
 func (n *Negotiator) chapChallenge() *failure {
 	c := &n.chap
 	list, ok := c.came["CHAP_A"]
-	if !ok || len(c.came) != 1 {
-		return failf(pdu.AuthenticationFailed, "CHAP begins with something other than CHAP_A")
+	switch {
+	case !ok:
+		return failf(pdu.MissingParameter, "CHAP begins without CHAP_A")
+	case len(c.came) != 1:
+		return failf(pdu.InitiatorError, "CHAP begins with more than CHAP_A")
 	}
 	for s := range strings.SplitSeq(list, ",") {
 		v, ok := parseNumber(s)
@@ -221,11 +226,18 @@ func (n *Negotiator) chapCheck() *failure {
 	response, hasResponse := c.came["CHAP_R"]
 	id, hasID := c.came["CHAP_I"]
 	challenge, hasChallenge := c.came["CHAP_C"]
-	if _, again := c.came["CHAP_A"]; again || !hasName || !hasResponse || hasID != hasChallenge {
-		return failf(pdu.AuthenticationFailed, "CHAP keys that do not belong together")
+	_, again := c.came["CHAP_A"]
+	switch {
+	case again:
+		return failf(pdu.InitiatorError, "CHAP_A after the algorithm was chosen")
+	case !hasName || !hasResponse || hasID != hasChallenge:
+		return failf(pdu.MissingParameter, "CHAP_N without CHAP_R, or CHAP_I without CHAP_C, or the other way round")
 	}
 	r, err := ParseBinary(response)
-	if err != nil || len(r) != c.alg.Size() {
+	switch {
+	case err != nil:
+		return failf(pdu.InitiatorError, "CHAP_R: %w", err)
+	case len(r) != c.alg.Size():
 		return failf(pdu.AuthenticationFailed, "CHAP_R is no response of %v", c.alg)
 	}
 	account := n.findAccount(name, r)
@@ -270,12 +282,12 @@ func (n *Negotiator) proveOurselves(id, challenge string) *failure {
 	}
 	v, ok := parseNumber(id)
 	if !ok || v > 0xff {
-		return failf(pdu.AuthenticationFailed, "CHAP_I=%q", id)
+		return failf(pdu.InitiatorError, "CHAP_I=%q", id)
 	}
 	b, err := ParseBinary(challenge)
 	switch {
 	case err != nil:
-		return failf(pdu.AuthenticationFailed, "CHAP_C: %w", err)
+		return failf(pdu.InitiatorError, "CHAP_C: %w", err)
 	case subtle.ConstantTimeCompare(b, c.challenge) == 1:
 		// RFC 7143 §9.2.1: a reflected challenge would have us compute the peer's response.
 		return failf(pdu.AuthenticationFailed, "CHAP_C is our own challenge")

@@ -100,6 +100,7 @@ var table = [...]row{
 	{name: "TargetAddress", use: anyTime, from: target, kind: declared, security: true},
 	{name: "TargetPortalGroupTag", use: initialize, from: target, kind: declared, security: true},
 	{name: "SendTargets", use: fullOnly, from: initiator, kind: declared},
+	{name: "X#NodeArchitecture", use: leading, from: both, kind: declared, security: true}, // §13.26: understood, and of no use
 
 	{name: "HeaderDigest", use: initialize, from: both, kind: list, values: digestNames,
 		field: truth(func(p *Params) *bool { return &p.HeaderDigest })},

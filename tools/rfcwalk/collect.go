@@ -14,28 +14,48 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/lunar-iscsi/lunar/test/mutation"
 )
 
 // A requirement is a row of the table.
 type requirement struct {
 	word    string // MUST, …
 	rfc     int
-	section []int // 4.2.2.1; an appendix begins with appendixA for A
+	section section
 	text    string
 
 	tests        []string // that hold it
 	construction string   // where it follows from the code
 	deviation    string   // why lunar does otherwise
+	mutants      []string // that break it, and are found
 }
 
-// appendixA is the number that stands for appendix A, behind every section.
-const appendixA = 1000
+// A walk is what annotations and lists come to.
+type walk struct {
+	rows     []*requirement
+	walked   []passage // whose every requirement on a target has a row, or is one of what is not built
+	notBuilt []passage
+}
+
+// A passage is some sections of an RFC, and what they are about.
+type passage struct {
+	rfc      int
+	sections []section
+	about    string
+}
 
 // handWritten is where the rows that no test holds come from.
 const handWritten = "session/rfc7143.txt"
 
 // start is the first line of an annotation, comment marks taken off.
-var start = regexp.MustCompile(`^(MUST NOT|MUST|SHOULD NOT|SHOULD|MAY|REQUIRED|RECOMMENDED) (714[34]) §([0-9]+(?:\.[0-9]+)*|[A-Z]): (.+)$`)
+var start = regexp.MustCompile(`^(MUST NOT|MUST|SHOULD NOT|SHOULD|MAY|REQUIRED|RECOMMENDED) (714[34]) §(` + number + `): (.+)$`)
+
+// number is that of a section or of an appendix.
+const number = `(?:[0-9]+|[A-E])(?:\.[0-9]+)*`
+
+// listed is a line of handWritten that speaks of whole sections.
+var listed = regexp.MustCompile(`^(WALKED|NOT BUILT) (714[34]) (§` + number + `(?:, §` + number + `)*): (.+)$`)
 
 // almost is what was meant as one: a typing error must not drop a row.
 var almost = regexp.MustCompile(`^(MUST|SHOULD|MAY|REQUIRED|RECOMMENDED)( NOT)? (RFC ?)?714[34]\b`)
@@ -51,18 +71,30 @@ func parseStart(line string) (*requirement, error) {
 	}
 	r := &requirement{word: m[1], text: strings.TrimSpace(m[4])}
 	r.rfc, _ = strconv.Atoi(m[2]) // digits, as the expression has them
-	if c := m[3][0]; c >= 'A' {
-		r.section = []int{appendixA + int(c-'A')}
-		return r, nil
-	}
-	for _, n := range strings.Split(m[3], ".") {
-		i, err := strconv.Atoi(n)
-		if err != nil {
-			return nil, fmt.Errorf("section %s: %w", m[3], err)
+	var err error
+	r.section, err = parseSection(m[3])
+	return r, err
+}
+
+// parseListed reads a line that speaks of whole sections, WALKED or NOT BUILT; "" when it is none.
+func parseListed(line string) (kind string, p passage, err error) {
+	m := listed.FindStringSubmatch(line)
+	if m == nil {
+		if strings.HasPrefix(line, "WALKED ") || strings.HasPrefix(line, "NOT BUILT ") {
+			return "", passage{}, fmt.Errorf("%q: want WALKED or NOT BUILT, RFC, §SECTION, …: TEXT", line)
 		}
-		r.section = append(r.section, i)
+		return "", passage{}, nil
 	}
-	return r, nil
+	p.rfc, _ = strconv.Atoi(m[2])
+	p.about = m[4]
+	for _, n := range strings.Split(m[3], ", ") {
+		s, err := parseSection(strings.TrimPrefix(n, "§"))
+		if err != nil {
+			return "", passage{}, err
+		}
+		p.sections = append(p.sections, s)
+	}
+	return m[1], p, nil
 }
 
 // annotations reads the lines of one comment.
@@ -86,7 +118,8 @@ func annotations(lines []string) (list []*requirement, err error) {
 }
 
 // collect reads every annotation of the module whose root is fsys.
-func collect(fsys fs.FS) ([]*requirement, error) {
+func collect(fsys fs.FS) (*walk, error) {
+	w := &walk{}
 	var all []*requirement
 	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -106,7 +139,7 @@ func collect(fsys fs.FS) ([]*requirement, error) {
 		case strings.HasSuffix(base, ".txt") && strings.Contains(name, "/testdata/"):
 			list, err = fromTranscript(fsys, name)
 		case name == handWritten:
-			list, err = fromHand(fsys, name)
+			list, err = w.fromHand(fsys, name)
 		}
 		all = append(all, list...)
 		return err
@@ -114,7 +147,47 @@ func collect(fsys fs.FS) ([]*requirement, error) {
 	if err != nil {
 		return nil, err
 	}
-	return merge(all)
+	if w.rows, err = merge(all); err != nil {
+		return nil, err
+	}
+	if err := w.checkWalked(); err != nil {
+		return nil, err
+	}
+	return w, w.mark(fsys)
+}
+
+// checkWalked refuses a section that was walked and has nothing to show for it.
+func (w *walk) checkWalked() error {
+	for _, p := range w.walked {
+		for _, s := range p.sections {
+			if !slices.ContainsFunc(w.rows, func(r *requirement) bool { return r.rfc == p.rfc && r.section.within(s) }) {
+				return fmt.Errorf("%s: RFC %d §%v is said to be walked and has no row", handWritten, p.rfc, s)
+			}
+		}
+	}
+	return nil
+}
+
+// mark says of the rows which mutants prove them.
+func (w *walk) mark(fsys fs.FS) error {
+	list, err := mutation.Load(fsys)
+	if err != nil {
+		return err
+	}
+	for _, m := range list {
+		for _, line := range m.Holds {
+			want, err := parseStart(line)
+			if err != nil || want == nil {
+				return fmt.Errorf("%s: %s: %q is no requirement", mutation.File, m.Name, line)
+			}
+			i := slices.IndexFunc(w.rows, func(r *requirement) bool { return r.key() == want.key() })
+			if i < 0 || len(w.rows[i].tests) == 0 {
+				return fmt.Errorf("%s: %s: no test holds %q", mutation.File, m.Name, line)
+			}
+			w.rows[i].mutants = append(w.rows[i].mutants, m.Name)
+		}
+	}
+	return nil
 }
 
 // fromTest reads the comments of a test file; each belongs to the function that it documents or stands in.
@@ -196,8 +269,8 @@ func fromTranscript(fsys fs.FS, name string) ([]*requirement, error) {
 	return list, nil
 }
 
-// fromHand reads the list of what no test holds.
-func fromHand(fsys fs.FS, name string) (list []*requirement, err error) {
+// fromHand reads the list of what no test holds, and those of what was walked and of what is not built.
+func (w *walk) fromHand(fsys fs.FS, name string) (list []*requirement, err error) {
 	src, err := fs.ReadFile(fsys, name)
 	if err != nil {
 		return nil, err
@@ -207,6 +280,20 @@ func fromHand(fsys fs.FS, name string) (list []*requirement, err error) {
 	for n := 1; sc.Scan(); n++ {
 		line := strings.TrimSpace(sc.Text())
 		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		kind, p, err := parseListed(line)
+		if err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", name, n, err)
+		}
+		switch {
+		case kind != "" && open != nil:
+			return nil, fmt.Errorf("%s:%d: nothing was said of the requirement before", name, n)
+		case kind == "WALKED":
+			w.walked = append(w.walked, p)
+			continue
+		case kind == "NOT BUILT":
+			w.notBuilt = append(w.notBuilt, p)
 			continue
 		}
 		r, err := parseStart(line)
@@ -250,15 +337,14 @@ func merge(all []*requirement) ([]*requirement, error) {
 	rows := map[string]*requirement{}
 	var list []*requirement
 	for _, r := range all {
-		key := fmt.Sprint(r.rfc, r.section, r.word, r.text)
-		first, ok := rows[key]
+		first, ok := rows[r.key()]
 		if !ok {
-			rows[key] = r
+			rows[r.key()] = r
 			list = append(list, r)
 			continue
 		}
 		if first.deviation != "" || r.deviation != "" {
-			return nil, fmt.Errorf("RFC %d §%s %q: listed as a deviation and elsewhere", r.rfc, r.number(), r.text)
+			return nil, fmt.Errorf("RFC %d §%v %q: listed as a deviation and elsewhere", r.rfc, r.section, r.text)
 		}
 		first.tests = append(first.tests, r.tests...)
 		first.construction = cmp.Or(first.construction, r.construction)
@@ -273,14 +359,5 @@ func merge(all []*requirement) ([]*requirement, error) {
 	return list, nil
 }
 
-// number is the section as the RFC writes it.
-func (r *requirement) number() string {
-	if r.section[0] >= appendixA {
-		return string(rune('A' + r.section[0] - appendixA))
-	}
-	parts := make([]string, len(r.section))
-	for i, n := range r.section {
-		parts[i] = strconv.Itoa(n)
-	}
-	return strings.Join(parts, ".")
-}
+// key tells rows apart.
+func (r *requirement) key() string { return fmt.Sprint(r.rfc, r.section, r.word, r.text) }

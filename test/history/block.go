@@ -15,10 +15,21 @@ type block struct {
 
 // An event is one operation as one block saw it.
 type event struct {
-	op   *Op
-	read bool
-	saw  string
+	op    *Op
+	seen  seen
+	value Value // what was seen
 }
+
+// seen is what an operation saw in a block.
+type seen uint8
+
+const (
+	nothing seen = iota // it wrote
+	aValue
+	zeroes
+	rubbish
+	difference // from what it was compared with
+)
 
 func (b *block) note(keep int, e event) {
 	if len(b.events) < keep {
@@ -46,6 +57,7 @@ type value struct {
 	maxStart uint64
 	reads    int
 	durable  bool
+	gone     bool // only within prune
 
 	usedBy Value  // the CompareAndWrite that replaced it
 	after  *value // what a CompareAndWrite replaced
@@ -97,12 +109,12 @@ func (b *block) obstacle(x *value, o *Op) *value {
 func (h *History) saw(o *Op, lba uint64, content []byte) error {
 	b := &h.blocks[lba]
 	id, zero, wrong := parse(content, h.cfg.Seed, lba)
-	e := event{op: o, read: true, saw: id.String()}
+	e := event{op: o, seen: aValue, value: id}
 	switch {
 	case wrong != nil:
-		e.saw = wrong.kind.String()
+		e.seen = rubbish
 	case zero:
-		e.saw = "zeroes"
+		e.seen = zeroes
 	}
 	b.note(h.cfg.Keep, e)
 	if wrong != nil {
@@ -210,7 +222,7 @@ func (h *History) compared(o *Op, lba uint64, content []byte) error {
 // differs takes that o found the block to be other than content.
 func (h *History) differs(o *Op, lba uint64, content []byte) error {
 	b := &h.blocks[lba]
-	b.note(h.cfg.Keep, event{op: o, read: true, saw: "a difference"})
+	b.note(h.cfg.Keep, event{op: o, seen: difference})
 	id, zero, wrong := parse(content, h.cfg.Seed, lba)
 	if wrong != nil {
 		return nil // compared with what is not there for sure
@@ -281,9 +293,10 @@ func (h *History) prune(lba uint64) error {
 		return nil
 	}
 	t := h.oldest()
-	b.values = slices.DeleteFunc(slices.Clone(b.values), func(x *value) bool {
-		return x.end != open && x.maxStart < t && b.superseded(x, t, h.cfg.Durable)
-	})
+	for _, x := range b.values {
+		x.gone = x.end != open && x.maxStart < t && b.superseded(x, t, h.cfg.Durable)
+	}
+	b.values = slices.DeleteFunc(b.values, func(x *value) bool { return x.gone })
 	if len(b.values) > h.cfg.MaxValues {
 		return h.violation(Full, lba, "%d values may still be read", len(b.values))
 	}

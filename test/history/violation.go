@@ -77,8 +77,15 @@ func (e *event) line() string {
 		s += " FUA"
 	}
 	s += ": " + o.state.String()
-	if e.read {
-		s += ", saw " + e.saw
+	switch e.seen {
+	case aValue:
+		s += ", saw " + e.value.String()
+	case zeroes:
+		s += ", saw zeroes"
+	case rubbish:
+		s += ", saw what no write of this block put there"
+	case difference:
+		s += ", saw a difference"
 	}
 	return s
 }

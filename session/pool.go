@@ -43,6 +43,7 @@ type Task struct {
 	counted  bool // in Session.outstanding or Session.immediate
 	result   Result
 	cmdSN    pdu.SN
+	damaged  bool   // data of it came with a wrong digest
 	unsol    bool   // unsolicited Data-Out is still coming
 	unsolSN  pdu.SN // DataSN expected in it
 	got      uint32 // bytes collected without a gap from 0 (immediate and unsolicited)

@@ -68,16 +68,18 @@ func (l Limits) withDefaults() Limits {
 
 // Counters count what a session has met; they only grow.
 type Counters struct {
-	Commands     uint64 // SCSI commands delivered
-	Responses    uint64 // SCSI commands answered
-	BytesIn      uint64 // Data-Out bytes, immediate data included
-	BytesOut     uint64 // Data-In bytes
-	OutOfWindow  uint64 // requests dropped: CmdSN outside the window (RFC 7143 §4.2.2.1)
-	LateData     uint64 // Data-Out PDUs for a task or transfer tag that is gone
-	DataErrors   uint64 // commands ended for a fault in their Data-Out
-	Rejects      uint64 // PDUs answered with Reject
-	Aborted      uint64 // tasks aborted by a function, a logout or the end of the session
-	PingTimeouts uint64
+	Commands      uint64 // SCSI commands delivered
+	Responses     uint64 // SCSI commands answered
+	BytesIn       uint64 // Data-Out bytes, immediate data included
+	BytesOut      uint64 // Data-In bytes
+	OutOfWindow   uint64 // requests dropped: CmdSN outside the window (RFC 7143 §4.2.2.1)
+	LateData      uint64 // Data-Out PDUs for a task or transfer tag that is gone
+	DataErrors    uint64 // commands ended for a fault in their Data-Out
+	DataDigests   uint64 // PDUs with a wrong data digest
+	HeaderDigests uint64 // connections dropped for a wrong header digest
+	Rejects       uint64 // PDUs answered with Reject
+	Aborted       uint64 // tasks aborted by a function, a logout or the end of the session
+	PingTimeouts  uint64
 }
 
 // An ActionKind says what the caller must do.
@@ -90,7 +92,7 @@ const (
 	Begin ActionKind = iota + 1
 	// Execute: the Data-Out that the command needs is in Task.Buf. Perform it, then call Completed.
 	Execute
-	// DataFault: the Data-Out of Task, which was being collected, is not what was asked for. Take the buffer
+	// DataFault: the Data-Out of Task, which was being collected, is not what was asked for, or damaged. Take the buffer
 	// back and call Completed with DataFaultResult.
 	DataFault
 	// Send: send Header and a copy of Data. Stamp it with Conn.Stamp when it takes its place in the stream.

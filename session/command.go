@@ -25,6 +25,7 @@ type Result struct {
 var (
 	senseUnsolicited = fixedSense(0x0b, 0x0c, 0x0c) // unexpected unsolicited data
 	senseAmount      = fixedSense(0x0b, 0x0c, 0x0d) // incorrect amount of data
+	senseDigest      = fixedSense(0x0b, 0x47, 0x05) // protocol service CRC error
 	senseCDB         = fixedSense(0x05, 0x24, 0x00) // invalid field in CDB
 )
 
@@ -33,8 +34,8 @@ func fixedSense(key, asc, ascq byte) []byte {
 	return []byte{0: 0x70, 2: key, 7: 10, 12: asc, 13: ascq, 17: 0}
 }
 
-// command takes a SCSI Command whose turn it is (RFC 7143 §11.3).
-func (s *Session) command(c *Conn, h *pdu.SCSICommand, ahs, data []byte, acts []Action) []Action {
+// command takes a SCSI Command whose turn it is (RFC 7143 §11.3). damaged: its data is not what was sent.
+func (s *Session) command(c *Conn, h *pdu.SCSICommand, ahs, data []byte, damaged bool, acts []Action) []Action {
 	if s.Type == login.Discovery {
 		return s.reject(c, h.H(), pdu.RejectProtocol, acts) // §4.3: a discovery session takes text and logout
 	}
@@ -56,7 +57,7 @@ func (s *Session) command(c *Conn, h *pdu.SCSICommand, ahs, data []byte, acts []
 	t.state, t.cmdSN, t.heard = taskBegun, h.H().CmdSN(), c.lastRecv
 	t.unsol = t.Write && !h.H().Final()
 	t.unsolSN, t.got, t.solicit, t.done, t.dataSN, t.r2tCount = 0, 0, 0, 0, 0, 0
-	t.counted = true
+	t.counted, t.damaged = true, damaged
 	if immediate {
 		s.immediate++
 	} else {
@@ -80,6 +81,10 @@ func (s *Session) command(c *Conn, h *pdu.SCSICommand, ahs, data []byte, acts []
 	}
 	t.got = n
 	t.done = n
+	if damaged {
+		s.Counters.DataErrors++
+		return s.refuse(t, senseDigest, acts)
+	}
 	return append(acts, Action{Kind: Begin, Conn: c, Task: t, LUN: t.LUN, Data: data})
 }
 
@@ -152,6 +157,10 @@ func (s *Session) Completed(t *Task, r Result, acts []Action) []Action {
 func (t *Task) Held() bool { return t.state == taskDraining }
 
 func (s *Session) respond(t *Task, r *Result, acts []Action) []Action {
+	if t.damaged {
+		// Whatever came of it otherwise: data of it was rejected (RFC 7143 §7.8).
+		*r = Result{Status: sam.CheckCondition, Sense: senseDigest}
+	}
 	if r.Status == sam.Good && !r.Failed && t.Read && len(r.Data) != 0 && t.EDTL != 0 {
 		acts = s.dataIn(t, r, acts)
 		s.finish(t)

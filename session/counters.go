@@ -5,12 +5,13 @@ type Reason uint8
 
 // The reasons.
 const (
-	NoReason    Reason = iota
-	PingTimeout        // no answer to a ping
-	CmdSNGap           // a CmdSN that later requests wait for never came
-	HeldTooMuch        // requests ahead of a CmdSN gap exceed Limits.HeldBytes
-	DataTimeout        // data that was asked for, or announced, never came
-	LogoutWait         // no logout followed the request for one, or its answer was not taken
+	NoReason     Reason = iota
+	PingTimeout         // no answer to a ping
+	CmdSNGap            // a CmdSN that later requests wait for never came
+	HeldTooMuch         // requests ahead of a CmdSN gap exceed Limits.HeldBytes
+	DataTimeout         // data that was asked for, or announced, never came
+	HeaderDigest        // a header with a wrong digest
+	LogoutWait          // no logout followed the request for one, or its answer was not taken
 )
 
 // Add adds o to c.
@@ -23,6 +24,8 @@ func (c *Counters) Add(o *Counters) {
 	c.Held += o.Held
 	c.LateData += o.LateData
 	c.DataErrors += o.DataErrors
+	c.DataDigests += o.DataDigests
+	c.HeaderDigests += o.HeaderDigests
 	c.Rejects += o.Rejects
 	c.Aborted += o.Aborted
 	c.Functions += o.Functions

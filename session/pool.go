@@ -44,6 +44,7 @@ type Task struct {
 	result   Result
 	cmdSN    pdu.SN
 	heard    int64  // when the command, or last any of its Data-Out, came
+	damaged  bool   // data of it came with a wrong digest
 	unsol    bool   // unsolicited Data-Out is still coming
 	unsolSN  pdu.SN // DataSN expected in it
 	got      uint32 // bytes collected without a gap from 0 (immediate and unsolicited)

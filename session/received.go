@@ -64,12 +64,8 @@ func (s *Session) Received(c *Conn, now int64, h *pdu.Header, ahs, data []byte, 
 // (RFC 7143 §4.2.2.1), inside it waits for the gap to be filled.
 func (s *Session) outOfOrder(c *Conn, now int64, h *pdu.Header, ahs, data []byte, acts []Action) []Action {
 	sn := h.CmdSN()
-	if !sn.InWindow(s.exp, uint32(s.max-s.exp)+1) {
+	if !s.expects(sn) {
 		s.Counters.OutOfWindow++
-		return acts
-	}
-	if _, dup := s.held[sn]; dup {
-		s.Counters.OutOfWindow++ // a duplicate (RFC 7143 §4.2.2.1)
 		return acts
 	}
 	p := &heldPDU{conn: c, header: *h}
@@ -137,7 +133,7 @@ func (s *Session) Next(now int64, acts []Action) []Action {
 func (s *Session) deliver(c *Conn, now int64, h *pdu.Header, ahs, data []byte, acts []Action) []Action {
 	switch h.Opcode() {
 	case pdu.OpSCSICommand:
-		return s.command(c, (*pdu.SCSICommand)(h), ahs, data, acts)
+		return s.command(c, (*pdu.SCSICommand)(h), ahs, data, false, acts)
 	case pdu.OpNOPOut:
 		return s.nopOut(c, h, data, acts)
 	case pdu.OpTaskMgmtReq:

@@ -76,20 +76,22 @@ func (l Limits) withDefaults() Limits {
 
 // Counters count what a session has met; they only grow.
 type Counters struct {
-	Commands     uint64 // SCSI commands delivered
-	Responses    uint64 // SCSI commands answered
-	BytesIn      uint64 // Data-Out bytes, immediate data included
-	BytesOut     uint64 // Data-In bytes
-	OutOfWindow  uint64 // requests dropped: CmdSN outside the window, or a duplicate (RFC 7143 §4.2.2.1)
-	Held         uint64 // requests that came ahead of a CmdSN gap
-	LateData     uint64 // Data-Out PDUs for a task or transfer tag that is gone
-	DataErrors   uint64 // commands ended for a fault in their Data-Out
-	Rejects      uint64 // PDUs answered with Reject
-	Aborted      uint64 // tasks aborted by a function, a logout or the end of the session
-	Functions    uint64 // task management requests
-	Pings        uint64 // NOP-Outs that wanted an answer
-	Texts        uint64 // text requests
-	PingTimeouts uint64
+	Commands      uint64 // SCSI commands delivered
+	Responses     uint64 // SCSI commands answered
+	BytesIn       uint64 // Data-Out bytes, immediate data included
+	BytesOut      uint64 // Data-In bytes
+	OutOfWindow   uint64 // requests dropped: CmdSN outside the window, or a duplicate (RFC 7143 §4.2.2.1)
+	Held          uint64 // requests that came ahead of a CmdSN gap
+	LateData      uint64 // Data-Out PDUs for a task or transfer tag that is gone
+	DataErrors    uint64 // commands ended for a fault in their Data-Out
+	DataDigests   uint64 // PDUs with a wrong data digest
+	HeaderDigests uint64 // connections dropped for a wrong header digest
+	Rejects       uint64 // PDUs answered with Reject
+	Aborted       uint64 // tasks aborted by a function, a logout or the end of the session
+	Functions     uint64 // task management requests
+	Pings         uint64 // NOP-Outs that wanted an answer
+	Texts         uint64 // text requests
+	PingTimeouts  uint64
 }
 
 // An ActionKind says what the caller must do.
@@ -102,7 +104,7 @@ const (
 	Begin ActionKind = iota + 1
 	// Execute: the Data-Out that the command needs is in Task.Buf. Perform it, then call Completed.
 	Execute
-	// DataFault: the Data-Out of Task, which was being collected, is not what was asked for. Take the buffer
+	// DataFault: the Data-Out of Task, which was being collected, is not what was asked for, or damaged. Take the buffer
 	// back and call Completed with DataFaultResult.
 	DataFault
 	// Send: send Header and a copy of Data. Stamp it with Conn.Stamp when it takes its place in the stream.

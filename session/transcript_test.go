@@ -18,7 +18,7 @@ import (
 var rewrite = flag.Bool("rewrite", false, "rewrite the transcripts with what happens now")
 
 // A transcript is a text file: lines that begin with "<" are what the caller does or what comes in, the lines behind each
-// are what the session asks for. Everything else is a comment. The inputs:
+// are what the session asks for. Everything else is a comment. A PDU with the word bad has a wrong data digest. The inputs:
 //
 //	< session [cmdsn=N] [window=N] [r2t=yes] [imm=no] [first=N] [burst=N] [mrdsl=N] [xmit=N] [outstanding=N] [nop=SECONDS] [discovery]
 //	< cmd itt=N [sn=N] [lun=N] [r|w] [edtl=N] [imm=N] [nof] [I] [cdb=HEX]   SCSI Command; sn is the next by itself
@@ -32,6 +32,7 @@ var rewrite = flag.Bool("rewrite", false, "rewrite the transcripts with what hap
 //	< abortset                    it aborts all tasks for the function that waits
 //	< settled | tmfdone [absent] | nop itt=N [ttt=N] [len=N] [I] [sn=N]
 //	< text itt=N [ttt=N] [c] [nof] [sn=N] KEYS… | targets KEYS… | refuse
+//	< badheader                   a header with a wrong digest came
 //	< logout itt=N [reason=N] [cid=N] [sn=N] | op=HEX (any other opcode) | tick SECONDS | lost | asklogout
 type transcript struct {
 	t     *testing.T
@@ -168,6 +169,8 @@ func (x *transcript) do(in string) ([]Action, error) {
 	case "lost":
 		acts, _ := x.s.ConnLost(x.c, nil)
 		return acts, nil
+	case "badheader":
+		return x.s.DamagedHeader(x.c, nil), nil
 	case "asklogout":
 		return x.s.AskLogout(x.now, nil), nil
 	}
@@ -178,6 +181,9 @@ func (x *transcript) do(in string) ([]Action, error) {
 	h.SetDataLen(len(data))
 	if err := x.c.CheckHeader(h); err != nil {
 		return nil, err
+	}
+	if a.has("bad") {
+		return x.s.Damaged(x.c, x.now, h, nil, data, nil), nil
 	}
 	return x.s.Received(x.c, x.now, h, nil, data, nil), nil
 }

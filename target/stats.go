@@ -41,6 +41,7 @@ const (
 	dropHeld
 	dropData
 	dropLogout
+	dropDigest   // a header with a wrong digest
 	dropHeader   // a header that cannot be: its data segment is longer than was declared
 	dropUnread   // it does not read: too much waits for it, or it has taken nothing for too long
 	dropNoMemory // no memory for a PDU that cannot go without
@@ -50,11 +51,11 @@ const (
 
 // dropNames are the reasons' names, as labels of a metric.
 var dropNames = [drops]string{dropPing: "ping_timeout", dropGap: "cmdsn_gap", dropHeld: "held_too_much", dropData: "data_timeout", dropLogout: "no_logout",
-	dropHeader: "bad_header", dropUnread: "unread", dropNoMemory: "no_memory", dropFault: "fault"}
+	dropDigest: "header_digest", dropHeader: "bad_header", dropUnread: "unread", dropNoMemory: "no_memory", dropFault: "fault"}
 
 // sessionDrops are package session's reasons.
 var sessionDrops = [...]dropReason{session.PingTimeout: dropPing, session.CmdSNGap: dropGap, session.HeldTooMuch: dropHeld,
-	session.DataTimeout: dropData, session.LogoutWait: dropLogout}
+	session.DataTimeout: dropData, session.HeaderDigest: dropDigest, session.LogoutWait: dropLogout}
 
 // A loginLoss says how a login failed: by the status that it was answered with, or without an answer.
 type loginLoss uint8

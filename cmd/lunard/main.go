@@ -210,7 +210,7 @@ func (o *options) configure(log *asyncLog) error {
 		return usageError{err}
 	}
 	if o.auth != "" {
-		auth, err := readAuth(o.auth)
+		auth, err := readAuth(o.auth, log.Warn)
 		if err != nil {
 			return err
 		}

@@ -22,6 +22,7 @@ type Options struct {
 	TargetName    string // "" with Discover
 	InitiatorName string // DefaultInitiatorName
 	ISID          [6]byte
+	CHAP          *CHAP // nil: AuthMethod=None
 
 	Offer *Params       // DefaultOffer
 	Extra Keys          // operational keys to send after those of Offer
@@ -111,7 +112,13 @@ func (o *Options) login(c *Conn) (Params, error) {
 	}
 	c.MaxRecv = int(offer.MaxRecvDataSegmentLength)
 	itt := c.NextITT()
-	err := c.loginStage(itt, stageSecurity, SecurityKeys(initiator, o.TargetName), func(Keys) (Keys, error) { return nil, nil })
+	keys := SecurityKeys(initiator, o.TargetName)
+	var err error
+	if o.CHAP != nil {
+		err = o.CHAP.login(c, itt, keys)
+	} else {
+		err = c.loginStage(itt, stageSecurity, keys, func(Keys) (Keys, error) { return nil, nil })
+	}
 	if err != nil {
 		return offer, err
 	}

@@ -163,7 +163,7 @@ func (n *Negotiator) chooseMethod(offer string) *failure {
 			return nil
 		}
 	}
-	return failf(pdu.AuthenticationFailed, "AuthMethod=%q offered, %s wanted", offer, want)
+	return failf(pdu.AuthenticationFailed, "AuthMethod=%q offered, %s wanted", clip(offer), want)
 }
 
 // security goes on with authentication after a list of the security stage. Keys that do not belong to the step, or
@@ -205,7 +205,7 @@ func (n *Negotiator) chapChallenge() *failure {
 		}
 	}
 	if c.alg == 0 {
-		return failf(pdu.AuthenticationFailed, "no algorithm of CHAP_A=%q will do", list)
+		return failf(pdu.AuthenticationFailed, "no algorithm of CHAP_A=%q will do", clip(list))
 	}
 	// RFC 7143 §9.2.1: the challenge is as long as the digest and cannot be guessed.
 	b := make([]byte, 1+c.alg.Size())
@@ -242,7 +242,7 @@ func (n *Negotiator) chapCheck() *failure {
 	}
 	account := n.findAccount(name, r)
 	if account == nil {
-		return failf(pdu.AuthenticationFailed, "wrong CHAP name or secret for %q", name)
+		return failf(pdu.AuthenticationFailed, "wrong CHAP name or secret for %q", clip(name))
 	}
 	if out := n.auth.Outgoing; out != nil && subtle.ConstantTimeCompare(account.Secret, out.Secret) == 1 {
 		// RFC 7143 §9.2.1: what we would have answered ourselves proves nothing, so one secret
@@ -282,7 +282,7 @@ func (n *Negotiator) proveOurselves(id, challenge string) *failure {
 	}
 	v, ok := parseNumber(id)
 	if !ok || v > 0xff {
-		return failf(pdu.InitiatorError, "CHAP_I=%q", id)
+		return failf(pdu.InitiatorError, "CHAP_I=%q", clip(id))
 	}
 	b, err := ParseBinary(challenge)
 	switch {

@@ -227,7 +227,7 @@ func (n *Negotiator) declare(k pdu.Key) *failure {
 		case "Discovery":
 			t = Discovery
 		default:
-			return failf(pdu.SessionTypeNotSup, "SessionType=%q", k.Value)
+			return failf(pdu.SessionTypeNotSup, "SessionType=%q", clip(k.Value))
 		}
 		if n.named && t != n.res.Type {
 			return failf(pdu.InitiatorError, "SessionType changed to %v", t)
@@ -238,7 +238,7 @@ func (n *Negotiator) declare(k pdu.Key) *failure {
 	// A deviation from RFC 7143 §6.3, which forbids every repetition: there are versions of
 	// libiscsi that say their names in each stage. The same again does no harm, another value does.
 	if n.declared.has(i) && *at != k.Value {
-		return failf(pdu.InitiatorError, "%s changed from %q to %q", k.Name, *at, k.Value)
+		return failf(pdu.InitiatorError, "%s changed from %q to %q", k.Name, clip(*at), clip(k.Value))
 	}
 	n.declared.add(i)
 	*at = k.Value

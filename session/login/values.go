@@ -19,6 +19,16 @@ func isAnswer(value string) bool {
 	return value == Reject || value == Irrelevant || value == NotUnderstood
 }
 
+// maxQuoted bounds what an error shows of a peer's value: one that looks like a number may be thousands of bytes long.
+const maxQuoted = 255
+
+func clip(value string) string {
+	if len(value) > maxQuoted {
+		return value[:maxQuoted] + "…"
+	}
+	return value
+}
+
 // answerUnknown appends the answer to a key that is not in the table.
 func answerUnknown(dst []byte, k pdu.Key) []byte {
 	if isAnswer(k.Value) {

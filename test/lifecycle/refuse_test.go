@@ -108,6 +108,10 @@ func TestRefuses(t *testing.T) {
 			put(t, filepath.Join(dir, "auth"), 0)
 			return []string{"--portal=" + portal, "--auth=" + filepath.Join(dir, "auth"), newFile(dir, "size=1M")}
 		}, failed, []string{"auth", "0600"}},
+		{"one secret for both directions", func(t *testing.T, dir, portal string) []string {
+			path := authFile(t, dir, "in joe one-secret-4-both", "out lunar one-secret-4-both")
+			return []string{"--portal=" + portal, "--auth=" + path, newFile(dir, "size=1M")}
+		}, failed, []string{"joe", "lunar", "same secret"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -53,7 +53,7 @@ func (r *recorder) text() string {
 // MUST 7143 §9.2.1: no secret, response or challenge is in the log or in a trace
 func TestCHAP(t *testing.T) {
 	var rec recorder
-	r := newRig(t, Config{Auth: accounts(), Logger: &rec, Trace: Trace{PDU: func(conn, dir, line string) { rec.add(conn, dir, line) }}}, "")
+	r := newRig(t, Config{Auth: accounts(), LoginFailDelay: -1, Logger: &rec, Trace: Trace{PDU: func(conn, dir, line string) { rec.add(conn, dir, line) }}}, "")
 	type variant struct {
 		alg               login.CHAPAlgorithm
 		base64, mutual    bool
@@ -173,7 +173,7 @@ func TestCHAPRefusals(t *testing.T) {
 	joe, lunar := auth.Incoming[0], *auth.Outgoing
 	auth.Incoming = append(auth.Incoming, login.Account{Name: "twin", Secret: lunar.Secret}, login.Account{Name: "nobody"})
 	var rec recorder
-	r := newRig(t, Config{Auth: auth, Logger: &rec}, "")
+	r := newRig(t, Config{Auth: auth, LoginFailDelay: -1, Logger: &rec}, "")
 	method, algs := say("AuthMethod=CHAP"), say("CHAP_A=8,7,6,5")
 	mirror := func(got initiator.Keys) func(initiator.Keys) initiator.Keys {
 		return func(k initiator.Keys) initiator.Keys {
@@ -294,7 +294,7 @@ func (r *rig) steps(target string, steps []step) pdu.LoginStatus {
 
 // MUST 7143 §6.3.2: an initiator that must authenticate and leaves the security stage out, or passes through it without, is refused with 0201h
 func TestCHAPCannotBeLeftOut(t *testing.T) {
-	r := newRig(t, Config{Auth: accounts()}, "")
+	r := newRig(t, Config{Auth: accounts(), LoginFailDelay: -1}, "")
 	for _, target := range []string{testTarget, ""} {
 		for _, stages := range [][2]pdu.Stage{{pdu.OperationalStage, pdu.FullFeaturePhase}, {pdu.SecurityNegotiation, pdu.FullFeaturePhase}, {pdu.SecurityNegotiation, pdu.OperationalStage}} {
 			c, err := initiator.Dial(r.ctx(), r.addr.String())
@@ -316,7 +316,7 @@ func TestCHAPCannotBeLeftOut(t *testing.T) {
 
 // Challenges differ from each other, whatever was asked before.
 func TestChallengesDiffer(t *testing.T) {
-	r := newRig(t, Config{Auth: accounts()}, "")
+	r := newRig(t, Config{Auth: accounts(), LoginFailDelay: -1}, "")
 	seen := map[string]bool{}
 	for range 50 {
 		c, err := initiator.Dial(r.ctx(), r.addr.String())

@@ -40,19 +40,26 @@ type greeter struct {
 	out    []byte
 }
 
+func (s *Server) greeter(nc net.Conn, p *portal, from netip.AddrPort) *greeter {
+	return &greeter{s: s, nc: nc, from: from, way: way{p, addrPort(nc.LocalAddr())}, r: bufio.NewReaderSize(nc, maxHandover)}
+}
+
 // serveLogin owns nc and closes it, unless a loop has taken its descriptor over.
 func (s *Server) serveLogin(nc net.Conn, p *portal, from netip.AddrPort) {
-	g := &greeter{s: s, nc: nc, from: from, way: way{p, addrPort(nc.LocalAddr())}, r: bufio.NewReaderSize(nc, maxHandover)}
+	g := s.greeter(nc, p, from)
 	defer nc.Close()
-	defer func() {
-		if v := recover(); v != nil {
-			s.count.panics.Add(1)
-			s.notes.warn(noteFault, "a fault in lunar itself, in a login", "from", from, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-		}
-	}()
+	defer s.survive(from)
 	if err := g.run(); err != nil {
 		s.count.loginLost(g.status, err)
 		s.notes.info(noteLoginFailed, "login failed", "from", from, "error", err)
+	}
+}
+
+// survive, deferred, has a fault in a login cost that connection alone.
+func (s *Server) survive(from netip.AddrPort) {
+	if v := recover(); v != nil {
+		s.count.panics.Add(1)
+		s.notes.warn(noteFault, "a fault in lunar itself, in a login", "from", from, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	}
 }
 
@@ -79,6 +86,7 @@ func (g *greeter) run() error {
 		if resp.Final {
 			return g.finish(n, &resp)
 		}
+		g.atone(resp.Status)
 		resp.Header.SetWindow(h.CmdSN(), h.CmdSN()) // login requests are immediate: no command yet
 		if err := g.write(&resp.Header, resp.Data, true); err != nil {
 			return fmt.Errorf("%s: %w", who(n), err)

@@ -243,16 +243,30 @@ func (p *portal) accept() {
 		if !p.s.gate.enter(from.Addr(), nc) {
 			p.s.count.turnedAway.Add(1)
 			p.s.log.Debug("connection refused: too many logins at once", "from", from)
-			nc.Close()
+			p.guest(&p.s.lobby, nc, from, p.s.turnAway)
 			continue
 		}
-		p.s.logins.Add(1)
-		go func() {
-			defer p.s.logins.Done()
-			defer p.s.gate.leave(from.Addr(), nc)
-			p.s.serveLogin(nc, p, from)
-		}()
+		p.host(&p.s.gate, nc, from, p.s.serveLogin)
 	}
+}
+
+// guest is host for a connection that g may have no room for: it is closed then.
+func (p *portal) guest(g *loginGate, nc net.Conn, from netip.AddrPort, serve func(net.Conn, *portal, netip.AddrPort)) {
+	if !g.enter(from.Addr(), nc) {
+		nc.Close()
+		return
+	}
+	p.host(g, nc, from, serve)
+}
+
+// host serves a connection that has entered g, on a goroutine of its own.
+func (p *portal) host(g *loginGate, nc net.Conn, from netip.AddrPort, serve func(net.Conn, *portal, netip.AddrPort)) {
+	p.s.logins.Add(1)
+	go func() {
+		defer p.s.logins.Done()
+		defer g.leave(from.Addr(), nc)
+		serve(nc, p, from)
+	}()
 }
 
 func (p *portal) close() {

@@ -40,6 +40,8 @@ type Config struct {
 	DiscoveryTime   time.Duration // a discovery session may last this long
 	MaxLogins       int           // connections in login or discovery at once
 	MaxLoginsPerIP  int           // of these, from one address
+	MaxTurnAways    int           // connections beyond these that are told so, and to try again, at once; further ones are closed
+	LoginFailDelay  time.Duration // the longest wait for the answer to a login that failed to authenticate; negative: none
 	MaxSessions     int           // normal sessions of the whole server
 	BufferBytes     int64         // memory kept for data of commands, all targets together
 	SessionBytes    int64         // of these, for one session; 0: a quarter
@@ -62,6 +64,8 @@ const (
 	DefaultDiscoveryTime   = 60 * time.Second
 	DefaultMaxLogins       = 2048
 	DefaultMaxLoginsPerIP  = 1024
+	DefaultMaxTurnAways    = 64
+	DefaultLoginFailDelay  = 4 * time.Second // initiators give a login 15 s and more
 	DefaultMaxSessions     = 32768
 	DefaultBufferBytes     = 256 << 20
 	DefaultMaxBacklog      = 2 << 20
@@ -87,8 +91,8 @@ func (c Config) withDefaults() Config {
 	durations := []struct {
 		p   *time.Duration
 		def time.Duration
-	}{{&c.LoginTimeout, DefaultLoginTimeout}, {&c.DiscoveryTime, DefaultDiscoveryTime}, {&c.StoreCloseAfter, DefaultStoreCloseAfter},
-		{&c.SendTimeout, DefaultSendTimeout}}
+	}{{&c.LoginTimeout, DefaultLoginTimeout}, {&c.DiscoveryTime, DefaultDiscoveryTime}, {&c.LoginFailDelay, DefaultLoginFailDelay},
+		{&c.StoreCloseAfter, DefaultStoreCloseAfter}, {&c.SendTimeout, DefaultSendTimeout}}
 	for _, d := range durations {
 		if *d.p == 0 {
 			*d.p = d.def
@@ -97,7 +101,7 @@ func (c Config) withDefaults() Config {
 	ints := []struct {
 		p   *int
 		def int
-	}{{&c.MaxLogins, DefaultMaxLogins}, {&c.MaxLoginsPerIP, DefaultMaxLoginsPerIP}, {&c.MaxSessions, DefaultMaxSessions},
+	}{{&c.MaxLogins, DefaultMaxLogins}, {&c.MaxLoginsPerIP, DefaultMaxLoginsPerIP}, {&c.MaxTurnAways, DefaultMaxTurnAways}, {&c.MaxSessions, DefaultMaxSessions},
 		{&c.MaxBacklog, DefaultMaxBacklog}, {&c.MaxQueuedPDUs, DefaultMaxQueuedPDUs}}
 	for _, i := range ints {
 		if *i.p == 0 {
@@ -132,7 +136,11 @@ type Server struct {
 	state  *stateDir // nil: nothing is kept
 	table  atomic.Pointer[table]
 	gate   loginGate
+	lobby  loginGate // of those whom the gate has no room for
 	tsih   atomic.Uint32
+
+	penalty penalty
+	closing chan struct{} // closed by Close
 
 	sessions atomic.Int64 // normal sessions
 	count    counts
@@ -167,9 +175,11 @@ func NewServer(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger, group: g, state: state, budget: evloop.NewBudget(cfg.BufferBytes)}
+	s := &Server{cfg: cfg, log: cfg.Logger, group: g, state: state, budget: evloop.NewBudget(cfg.BufferBytes), closing: make(chan struct{})}
 	s.notes.log, s.notes.now = cfg.Logger, g.Clock
 	s.gate.init(cfg.MaxLogins, cfg.MaxLoginsPerIP)
+	s.lobby.init(cfg.MaxTurnAways, max(cfg.MaxTurnAways/turnAwayShare, 1))
+	s.penalty.init(cfg.LoginFailDelay)
 	s.table.Store(&table{})
 	return s, nil
 }
@@ -225,7 +235,9 @@ func (s *Server) Close() error {
 	for _, p := range portals {
 		p.close()
 	}
+	close(s.closing)
 	s.gate.closeAll()
+	s.lobby.closeAll()
 	s.logins.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.StoreCloseAfter)
 	defer cancel()

@@ -18,10 +18,11 @@ type Stats struct {
 	BufferBytes int64 // memory that data of commands takes now, of Config.BufferBytes
 
 	Accepted    uint64            // connections that a portal has taken
-	TurnedAway  uint64            // of these, closed at once for Config.MaxLogins or MaxLoginsPerIP
+	TurnedAway  uint64            // of these, told to try again, or closed, for Config.MaxLogins or MaxLoginsPerIP
 	Logins      uint64            // normal sessions' logins that succeeded
 	Discoveries uint64            // discovery sessions
 	Reinstated  uint64            // logins that ended an older session or connection of the same initiator port
+	Slowed      uint64            // logins whose answer waited since they had failed to authenticate
 	LoginsLost  map[string]uint64 // logins that failed, by reason: LoginReasons has all of them
 	Drops       map[string]uint64 // connections given up in full-feature phase, by reason: DropReasons has all of them
 	TaskSetFull uint64            // commands answered TASK SET FULL for want of memory
@@ -85,10 +86,10 @@ var lossNames = [losses]string{lostProtocol: "protocol", lostTimeout: "timeout",
 
 // counts are a Server's own: what happens off the loops, or seldom enough for an atomic.
 type counts struct {
-	accepted, turnedAway, logins, discoveries, reinstated atomic.Uint64
-	lost                                                  [losses + len(loginStatuses)]atomic.Uint64
-	drops                                                 [drops]atomic.Uint64
-	taskSetFull, panics                                   atomic.Uint64
+	accepted, turnedAway, slowed, logins, discoveries, reinstated atomic.Uint64
+	lost                                                          [losses + len(loginStatuses)]atomic.Uint64
+	drops                                                         [drops]atomic.Uint64
+	taskSetFull, panics                                           atomic.Uint64
 }
 
 // loginLost counts a login that failed with err after the response status.
@@ -131,7 +132,7 @@ func (s *Server) Stats() Stats {
 	c := &s.count
 	st := Stats{
 		Sessions: int(s.sessions.Load()), LoggingIn: s.gate.inside(), BufferBytes: s.budget.Used(),
-		Accepted: c.accepted.Load(), TurnedAway: c.turnedAway.Load(), Logins: c.logins.Load(), Discoveries: c.discoveries.Load(),
+		Accepted: c.accepted.Load(), TurnedAway: c.turnedAway.Load(), Slowed: c.slowed.Load(), Logins: c.logins.Load(), Discoveries: c.discoveries.Load(),
 		Reinstated: c.reinstated.Load(), TaskSetFull: c.taskSetFull.Load(), Panics: c.panics.Load(), NotLogged: s.notes.left(),
 		LoginsLost: map[string]uint64{}, Drops: map[string]uint64{},
 	}

@@ -136,6 +136,8 @@ func (o *options) command() *cobra.Command {
 	f.IntVar(&c.MaxSessions, "max-sessions", target.DefaultMaxSessions, "sessions in all")
 	f.IntVar(&c.MaxLogins, "max-logins", target.DefaultMaxLogins, "connections in login or discovery at once")
 	f.IntVar(&c.MaxLoginsPerIP, "max-logins-per-address", target.DefaultMaxLoginsPerIP, "of these, from one address")
+	f.IntVar(&c.MaxTurnAways, "max-turn-aways", target.DefaultMaxTurnAways, "connections beyond these that are told to try again, at once; further ones are closed")
+	f.DurationVar(&c.LoginFailDelay, "login-fail-delay", target.DefaultLoginFailDelay, "longest wait for the answer to a wrong password, reached after a few from one address; negative: none")
 	f.DurationVar(&c.LoginTimeout, "login-timeout", target.DefaultLoginTimeout, "time to log in")
 	f.DurationVar(&c.DiscoveryTime, "discovery-timeout", target.DefaultDiscoveryTime, "time a discovery session may last")
 	f.DurationVar(&o.nop.interval, "nop-interval", 60*time.Second, "silence before an initiator is pinged; 0 never pings")

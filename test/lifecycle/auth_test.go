@@ -26,7 +26,7 @@ func authFile(t *testing.T, dir string, lines ...string) string {
 // and looks for the secrets in everything that the daemon writes.
 func TestAuthentication(t *testing.T) {
 	d := daemon.Start(t, "--auth="+authFile(t, t.TempDir(), "in joe secret-of-joe-1", "in 0xjim secret-of-jim", "out lunar secret-of-lunar"),
-		"--log-level=debug", "--trace=pdu,scsi", daemon.Export(disk, "mem:?size=1M"))
+		"--log-level=debug", "--trace=pdu,scsi", "--login-fail-delay=1ms", daemon.Export(disk, "mem:?size=1M"))
 	for _, c := range []struct {
 		user, extra string
 		ok          bool

@@ -224,3 +224,30 @@ func TestDiscoveryTakesNoCommands(t *testing.T) {
 		t.Errorf("%d normal sessions", n)
 	}
 }
+
+// A text request of the full feature phase may come in pieces, cut anywhere, and its answer too.
+func TestTextInPieces(t *testing.T) {
+	r := newRig(t, Config{Limit: session.Limits{TextRequests: 2000}}, "")
+	c := r.rawLogin(1)
+	c.Timeout = testWait
+	if _, err := c.Text(initiator.Keys{{Name: "MaxRecvDataSegmentLength", Value: "512"}}); err != nil {
+		t.Fatal(err)
+	}
+	c.MaxRecv = 512
+	var keys initiator.Keys
+	for i := range 100 {
+		keys = append(keys, initiator.Key{Name: fmt.Sprintf("X-com.example.%02d", i), Value: "1"})
+	}
+	for _, piece := range []int{1, 10, 511, 8192} {
+		c.MaxText = piece
+		answer, err := c.Text(keys)
+		if err != nil || len(answer) != len(keys) {
+			t.Fatalf("%d bytes at a time: %d keys, %v", piece, len(answer), err)
+		}
+		for i, k := range answer {
+			if k.Name != keys[i].Name || k.Value != "NotUnderstood" {
+				t.Errorf("%d bytes at a time: %s=%s", piece, k.Name, k.Value)
+			}
+		}
+	}
+}

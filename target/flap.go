@@ -7,9 +7,8 @@ import (
 )
 
 // A flapGuard notices two initiators that share one name and ISID: each login throws the other out, for ever. The usual cause is a
-// cloned machine image.
+// cloned machine image. It goes from each session to the one that takes its place.
 type flapGuard struct {
-	nexus sam.Nexus
 	last  int64
 	count int
 }
@@ -26,8 +25,8 @@ func (f *flapGuard) note(log Logger, nexus sam.Nexus, was, is netip.AddrPort, no
 	if was.Addr() == is.Addr() {
 		return
 	}
-	if f.nexus != nexus || now-f.last > flapWindow {
-		*f = flapGuard{nexus: nexus}
+	if now-f.last > flapWindow {
+		f.count = 0
 	}
 	f.last = now
 	if f.count++; f.count == flapCount {

@@ -245,15 +245,18 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 		}
 		se.s.Reconnect(&res.Params)
 	default:
+		var flaps flapGuard
 		if se != nil {
 			l.s.count.reinstated.Add(1)
-			t.flaps.note(l.s.log, nexus, se.from, g.from, l.s.group.Clock())
+			flaps = se.flaps
+			flaps.note(l.s.log, nexus, se.from, g.from, l.s.group.Clock())
 			l.dropSession(se, "the initiator has reinstated the session from "+g.from.String())
 		}
 		if n := l.s.sessions.Load(); n >= int64(l.s.cfg.MaxSessions) {
 			return pdu.OutOfResources, fmt.Errorf("%d sessions, the limit", n)
 		}
 		se = l.newSession(t, nexus, res)
+		se.flaps = flaps
 	}
 	se.from = g.from
 	c := &conn{l: l, se: se, fd: fd, name: res.InitiatorName + "@" + g.from.String(), way: g.way}

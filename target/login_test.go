@@ -2,9 +2,12 @@ package target
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -233,5 +236,43 @@ func TestLoginTimeouts(t *testing.T) {
 	}
 	if _, err := s.Ping(r.ctx(), nil); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Two initiators with one name and ISID at two addresses throw each other out: the log names them, and not one that comes back
+// from where it was.
+func TestFlappingIsNamed(t *testing.T) {
+	var rec recorder
+	r := newRig(t, Config{Logger: &rec}, "")
+	from := func(addr string, isid byte) {
+		o := r.options(isid)
+		o.Dial = func(ctx context.Context, portal string) (net.Conn, error) {
+			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}
+			return d.DialContext(ctx, "tcp", portal)
+		}
+		s, err := initiator.Login(r.ctx(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+	}
+	named := func() int { return strings.Count(rec.text(), "give each its own InitiatorName") }
+	for range 2 * flapCount {
+		from("127.0.0.1", 1)
+	}
+	if named() != 0 {
+		t.Error("an initiator that comes back is called two")
+	}
+	for range flapCount {
+		for isid := range byte(3) { // each has several sessions
+			from("127.0.0.5", isid+1)
+		}
+		for isid := range byte(3) {
+			from("127.0.0.1", isid+1)
+		}
+	}
+	// Of the first ISID there was a session before.
+	if n := named(); n != 4 || !strings.Contains(rec.text(), "127.0.0.1 127.0.0.5") {
+		t.Errorf("%d times in the log, want 4", n)
 	}
 }

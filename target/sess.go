@@ -16,6 +16,7 @@ type sess struct {
 	t     *Target
 	user  string // CHAP name, or empty
 	from  netip.AddrPort
+	flaps flapGuard
 	timer evloop.Timer
 	armed int64                 // when the timer fires, while it is set
 	luns  map[sam.LUN]*lunNexus // those that commands have named

@@ -38,7 +38,6 @@ type Target struct {
 	byNexus    map[sam.Nexus]*sess
 	luns       []lunEntry // ascending
 	absent     *scsi.LU
-	flaps      flapGuard
 	generation uint64 // of luns; sessions look their LUNs up anew when it changed
 }
 

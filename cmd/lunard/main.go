@@ -137,7 +137,7 @@ func (o *options) command() *cobra.Command {
 	f.IntVar(&c.MaxLogins, "max-logins", target.DefaultMaxLogins, "connections in login or discovery at once")
 	f.IntVar(&c.MaxLoginsPerIP, "max-logins-per-address", target.DefaultMaxLoginsPerIP, "of these, from one address")
 	f.IntVar(&c.MaxTurnAways, "max-turn-aways", target.DefaultMaxTurnAways, "connections beyond these that are told to try again, at once; further ones are closed")
-	f.DurationVar(&c.LoginFailDelay, "login-fail-delay", target.DefaultLoginFailDelay, "longest wait for the answer to a wrong password, reached after a few from one address; negative: none")
+	f.DurationVar(&c.LoginFailDelay, "login-fail-delay", target.DefaultLoginFailDelay, "longest wait for the answer to a wrong password, reached after a few from one address; 0: none")
 	f.DurationVar(&c.LoginTimeout, "login-timeout", target.DefaultLoginTimeout, "time to log in")
 	f.DurationVar(&c.DiscoveryTime, "discovery-timeout", target.DefaultDiscoveryTime, "time a discovery session may last")
 	f.DurationVar(&o.nop.interval, "nop-interval", 60*time.Second, "silence before an initiator is pinged; 0 never pings")
@@ -207,6 +207,9 @@ func (o *options) configure(log *asyncLog) error {
 	lim.DataTimeout = int64(o.data)
 	if lim.NOPInterval == 0 {
 		lim.NOPInterval = -1
+	}
+	if o.cfg.LoginFailDelay <= 0 {
+		o.cfg.LoginFailDelay = -1
 	}
 	if err := o.params.Check(); err != nil {
 		return usageError{err}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"testing"
+	"time"
 
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/initiator"
@@ -104,7 +106,7 @@ func TestLoginNumbers(t *testing.T) {
 // MUST 7143 §6.3: a PDU other than a Login Request before the login ends the connection, one during it is answered by
 // status 020Bh
 func TestRefusedLoginCloses(t *testing.T) {
-	r := newRig(t, Config{}, "")
+	r := newRig(t, Config{LoginTimeout: time.Hour}, "") // it is not the time of the login that is over
 	c := r.dial(1)
 	if got := r.step(c, true, pdu.SecurityNegotiation, pdu.FullFeaturePhase, initiator.SecurityKeys("iqn.2026-11.io.lunar:raw", "iqn.2026-11.io.lunar:absent")); got.Status() != pdu.TargetNotFound {
 		t.Fatalf("an absent target: %v", got.Status())
@@ -223,7 +225,8 @@ func TestPadding(t *testing.T) {
 	if _, err := c.ReadCommand(lun1, initiator.TestUnitReady(), 0); err != nil {
 		t.Fatal(err)
 	}
-	for n := 1; n <= 9; n++ {
+	// From long to short: where a pad belongs now there was data before.
+	for n := 9; n >= 1; n-- {
 		inquiry := []byte{0x12, 0, 0, 0, byte(n), 0}
 		if err := c.Send(c.CommandHeader(lun1, inquiry, true, false, uint32(n)), nil); err != nil {
 			t.Fatal(err)
@@ -254,6 +257,8 @@ func TestPadding(t *testing.T) {
 // MUST 7143 §11.14: a logout ends the session's tasks, which are not answered; then the connection is closed
 //
 // MUST 7143 §7.15: with its last connection a session ends at error recovery level 0, and its handle with it
+//
+// MUST 7143 §7.14: a connection that fails is gone at once, with what was under way on it
 func TestEndOfLogout(t *testing.T) {
 	r := newRig(t, Config{}, "write hang count=1")
 	c := r.rawLogin(1)
@@ -274,5 +279,12 @@ func TestEndOfLogout(t *testing.T) {
 	n.TSIH = c.TSIH
 	if got := r.step(n, true, pdu.SecurityNegotiation, pdu.FullFeaturePhase, rawNames); got.Status() != pdu.SessionDoesNotExist {
 		t.Fatalf("the handle of the session that ended: %v", got.Status())
+	}
+	other := r.rawLogin(3)
+	other.Close()
+	for deadline := time.Now().Add(testWait); r.s.Sessions() != 0; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("the session of a connection that failed is left")
+		}
 	}
 }

@@ -134,7 +134,7 @@ func fine(res initiator.Result) bool {
 //
 // MUST 7143 §6.3.5: the login of a new session by an initiator port that has one ends that one and takes its place
 //
-// MUST NOT 7143 §4.4.3: an initiator port has two sessions at once with one portal group of a target
+// MUST NOT 7143 §4.4.3: no initiator port has two sessions at once with one portal group of a target
 func TestReinstatement(t *testing.T) {
 	r := newRig(t, Config{}, "")
 	first, bystander := r.login(1), r.login(2)

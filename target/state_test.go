@@ -307,7 +307,7 @@ func TestReservationsOfTwoTargets(t *testing.T) {
 //
 // MUST 7143 §6.3.5.1: the end of a session, or its reinstatement, is the loss of its nexus for the logical units
 //
-// MUST 7143 §4.4.3.2: a reservation that a nexus holds ends with its session, but for a persistent one
+// MUST 7143 §4.4.3.2: what RESERVE gave to a nexus ends with its session
 func TestReserveEndsWithSession(t *testing.T) {
 	r := newRig(t, Config{}, "")
 	first, other := r.login(1), r.login(2)

@@ -157,6 +157,8 @@ func designators(t *testing.T, lu *LU, nx *NexusLU) (list [][]byte) {
 	return list
 }
 
+// MUST 7143 §4.4.2: in SCSI data the name of a target port is the iSCSI name, ",t," and the portal group tag in hexadecimal; that of
+// an initiator port has ",i," and the ISID
 func TestIdentification(t *testing.T) {
 	st := newTestStore(t, 1<<20)
 	lu, err := NewDisk(st, &testHost{}, DiskConfig{Identity: "6b1d", Vendor: "ACME", TargetPortGroup: 3, RelativePort: 9})

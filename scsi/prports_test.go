@@ -67,6 +67,9 @@ func TestSpecifiedPorts(t *testing.T) {
 }
 
 // TestTransportID: what is made is read back; what is odd is refused.
+//
+// MUST 7143 §4.4.2: in SCSI data the name of a target port is the iSCSI name, ",t," and the portal group tag in hexadecimal; that of
+// an initiator port has ",i," and the ISID
 func TestTransportID(t *testing.T) {
 	for _, who := range []byte("abcde") {
 		n := prNexus(who)

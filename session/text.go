@@ -59,7 +59,7 @@ func (s *Session) textReq(c *Conn, h *pdu.TextReq, data []byte, acts []Action) [
 	return s.textKeys(h, acts)
 }
 
-// textFail ends the negotiation without effect: what was negotiated so far is forgotten (RFC 7143 §7.10).
+// textFail ends the negotiation without effect: what was negotiated so far is forgotten (RFC 7143 §7.12).
 func (s *Session) textFail(h *pdu.TextReq, acts []Action) []Action {
 	c := s.text.conn
 	s.text = textState{}

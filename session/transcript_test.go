@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"encoding/hex"
 	"flag"
 	"fmt"
@@ -227,11 +228,11 @@ func (x *transcript) pdu(words []string, a args, itt uint32) (*pdu.Header, []byt
 			return nil, nil, err
 		}
 		copy(c.CDB(), b)
-		data = make([]byte, a.num("imm", 0))
+		data = pattern(0, int(a.num("imm", 0)))
 	case "data":
 		n := int(a.num("len", 0))
 		(*pdu.DataOut)(h).Init(lun, itt, a.num("ttt", pdu.NoTag), pdu.SN(a.num("sn", 0)), a.num("off", 0), n, a.has("f"))
-		return h, make([]byte, n), nil
+		return h, pattern(int(a.num("off", 0)), n), nil
 	case "tmf":
 		h[0] = byte(pdu.OpTaskMgmtReq)
 		r := (*pdu.TaskMgmtReq)(h)
@@ -287,6 +288,15 @@ func keys(words []string) []byte {
 	return out
 }
 
+// pattern is n bytes of Data-Out from off on, which tell where they belong.
+func pattern(off, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte((off+i)>>8*31 + off + i + 1)
+	}
+	return b
+}
+
 // describe writes what the session asks for, stamped as it would be sent.
 func (x *transcript) describe(w *strings.Builder, acts []Action) {
 	for i := range acts {
@@ -300,6 +310,9 @@ func (x *transcript) describe(w *strings.Builder, acts []Action) {
 			}
 		case Execute:
 			fmt.Fprintf(w, "  execute itt=%d out=%d\n", a.Task.ITT, len(a.Task.Buf))
+			if !bytes.Equal(a.Task.Buf, pattern(0, len(a.Task.Buf))) {
+				x.t.Errorf("task %d has data that is not what was sent", a.Task.ITT)
+			}
 		case DataFault:
 			fmt.Fprintf(w, "  data fault itt=%d\n", a.Task.ITT)
 			x.describe(w, x.s.Completed(a.Task, DataFaultResult(), nil))

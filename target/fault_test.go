@@ -207,7 +207,9 @@ func TestWaitingReadsAreKicked(t *testing.T) {
 	}
 }
 
-// A login request that is too long is refused with a status, not with silence (RFC 7143 §11.13.5), and what comes of it is not kept.
+// A login request that is too long is refused with a status, not with silence, and what comes of it is not kept.
+//
+// MUST 7143 §11.13.5: after a Login Response whose status is no success the connection is closed
 func TestLoginTooLong(t *testing.T) {
 	r := newRig(t, Config{}, "")
 	c, err := initiator.Dial(r.ctx(), r.addr.String())

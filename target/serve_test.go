@@ -130,7 +130,11 @@ func fine(res initiator.Result) bool {
 	return res.Status == sam.Good || res.Status == sam.CheckCondition && ok && key == 6
 }
 
-// A session that comes back from elsewhere takes the place of the old one (RFC 7143 §6.3.5), and only its own.
+// A session that comes back from elsewhere takes the place of the old one, and only its own.
+//
+// MUST 7143 §6.3.5: the login of a new session by an initiator port that has one ends that one and takes its place
+//
+// MUST NOT 7143 §4.4.3: no initiator port has two sessions at once with one portal group of a target
 func TestReinstatement(t *testing.T) {
 	r := newRig(t, Config{}, "")
 	first, bystander := r.login(1), r.login(2)
@@ -229,6 +233,8 @@ func (r *rig) rawLogin(n byte) *initiator.Conn {
 	return c
 }
 
+// MUST 7143 §11.18: a NOP-Out with a tag is answered with its data, ahead of I/O
+//
 // A NOP-Out is answered while a store hangs, and ahead of the answers that an initiator has not read.
 func TestNOPAheadOfIO(t *testing.T) {
 	r := newRig(t, Config{}, "write hang count=1")

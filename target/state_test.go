@@ -304,6 +304,10 @@ func TestReservationsOfTwoTargets(t *testing.T) {
 }
 
 // RESERVE binds the other sessions until its own ends.
+//
+// MUST 7143 §6.3.5.1: the end of a session, or its reinstatement, is the loss of its nexus for the logical units
+//
+// MUST 7143 §4.4.3.2: what RESERVE gave to a nexus ends with its session
 func TestReserveEndsWithSession(t *testing.T) {
 	r := newRig(t, Config{}, "")
 	first, other := r.login(1), r.login(2)

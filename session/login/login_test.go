@@ -68,6 +68,15 @@ func TestDefaultsAreLegal(t *testing.T) {
 	}
 }
 
+// MUST 7143 §4.2.7.1: a name has at most 223 bytes
+//
+// MUST NOT 7143 §4.2.7.2: no white space and no punctuation but '-', '.' and ':' is in a name ('_' is let through: see there)
+//
+// MUST 7143 §4.2.7.3: a name is of type iqn., eui. or naa.
+//
+// MUST 7143 §4.2.7.5: behind eui. stand 16 hexadecimal digits
+//
+// MUST 7143 §4.2.7.6: behind naa. stand 16 or 32 hexadecimal digits
 func TestNormalizeName(t *testing.T) {
 	for in, want := range map[string]string{
 		"iqn.2001-04.com.example:Disk.1":        "iqn.2001-04.com.example:disk.1",
@@ -112,6 +121,8 @@ func TestNormalizeName(t *testing.T) {
 
 // TestCHAPResponse has hashes over 2Ah, "secret-of-joe", 01h to 10h, made with another
 // implementation (CPython's hashlib).
+//
+// MUST 7143 §12.1.3: a CHAP response is the hash over identifier, secret and challenge (RFC 1994)
 func TestCHAPResponse(t *testing.T) {
 	challenge := make([]byte, 16)
 	for i := range challenge {
@@ -132,6 +143,7 @@ func TestCHAPResponse(t *testing.T) {
 	}
 }
 
+// MUST 7143 §6.1: a text value has at most 255 bytes, a binary one at most 1024, encoded in hex or base64
 func TestParseBinary(t *testing.T) {
 	for in, want := range map[string]string{
 		"0x00ff": "00ff", "0XaBc": "0abc", "0x0": "00", "0bAP8=": "00ff", "0B/+8=": "ffef",
@@ -221,6 +233,8 @@ func randomParams(r *rand.Rand) Params {
 
 // TestBothSidesAgree lets an Offer and a Negotiator with any wishes talk: both must come to
 // the same values, within the wishes of both.
+//
+// MUST 7143 §6.2: what is negotiated follows from what both sides said, and is the same for both
 func TestBothSidesAgree(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for round := range 3000 {

@@ -205,6 +205,20 @@ func TestViolations(t *testing.T) {
 			d.ok(d.read(3, 1))
 			return w.Refused()
 		}},
+		{"a failed write that is known not to have happened", Late, "", func(d *disk) error {
+			w := d.h.Write(1, 3, 1, false, "WRITE")
+			d.apply(w)
+			d.ok(w.Failed())
+			d.ok(w.Applied(3, false))
+			return d.read(3, 1)
+		}},
+		{"a failed write that is known to have happened", Stale, "", func(d *disk) error {
+			d.write(3, 1)
+			w := d.h.Write(1, 3, 1, false, "WRITE")
+			d.ok(w.Failed())
+			d.ok(w.Applied(3, true))
+			return d.read(3, 1)
+		}},
 		{"zeroes that were not acknowledged away", Stale, "zeroes", func(d *disk) error {
 			z := d.h.Zero(1, 3, 1, "UNMAP")
 			d.ok(z.Done(nil))

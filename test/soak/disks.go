@@ -97,8 +97,8 @@ func newLayout(seed uint64, dir string, targets int, direct, hang bool) *layout 
 	for t := range targets {
 		var vs []*volume
 		if t%2 == 0 {
-			vs = []*volume{add(fmt.Sprintf("t%d-plain", t), "", "", 512, extent{}), add(fmt.Sprintf("t%d-direct", t), options, "", 4096, extent{}),
-				add(fmt.Sprintf("t%d-slow", t), "", slowRules, 512, extent{})}
+			vs = []*volume{add(fmt.Sprintf("t%d-plain", t), "", "", 512, extent{}), add(fmt.Sprintf("t%d-direct", t), options, "", 512, extent{}),
+				add(fmt.Sprintf("t%d-slow", t), "", slowRules, 4096, extent{})}
 		} else {
 			vs = []*volume{add(fmt.Sprintf("t%d-bad", t), "", badRules, 512, extent{}), l.targets[t-1][0].volume}
 			if hang {

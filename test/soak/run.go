@@ -140,11 +140,13 @@ func (r *run) load(ctx context.Context) error {
 
 var errTime = errors.New("the time is over")
 
-// restarts ends lunard now and then, in good order or not, and starts it again.
+// restarts ends lunard now and then, in good order or not, and starts it again. In the last quarter of the run it does not, so that what leaks has
+// time to show.
 func (r *run) restarts(ctx context.Context) error {
 	if r.restart == 0 {
 		return nil
 	}
+	last := time.Now().Add(r.time * 3 / 4)
 	rnd := rand.New(rand.NewPCG(r.seed, 1<<33))
 	for kill := rnd.IntN(2) == 0; ; kill = !kill {
 		pause := r.restart/2 + time.Duration(rnd.Int64N(int64(r.restart)))
@@ -154,6 +156,9 @@ func (r *run) restarts(ctx context.Context) error {
 		case <-r.daemon().Done():
 			return fmt.Errorf("lunard has ended by itself")
 		case <-time.After(pause):
+		}
+		if time.Now().After(last) {
+			continue
 		}
 		if err := r.again(kill); err != nil {
 			return err

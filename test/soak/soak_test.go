@@ -12,7 +12,7 @@ import (
 func smoke(t *testing.T) config {
 	seed := uint64(time.Now().UnixNano()) & 0xffffffff
 	t.Logf("seed %d", seed)
-	return config{seed: seed, time: 8 * time.Second, initiators: 6, targets: 2, restart: 2 * time.Second, dir: t.TempDir()}
+	return config{seed: seed, time: 7 * time.Second, initiators: 6, targets: 2, restart: 2 * time.Second, dir: t.TempDir()}
 }
 
 // A soak of a few seconds, with drains and kills; make soak has the long one.

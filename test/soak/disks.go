@@ -64,7 +64,7 @@ type disk struct {
 // Rules of the stores with faults. The first that fits a request decides, so those for one operation are kept apart by range. A failed
 // flush or write with FUA would make a store refuse all writes until it is opened anew: these only wait.
 const (
-	slowRules = "write delay=15ms every=11; read delay=10ms every=13; flush delay=30ms every=2; zeroes delay=10ms every=3; any pending every=3"
+	slowRules = "write delay=7ms every=5; read delay=5ms every=4; flush delay=20ms every=2; zeroes delay=10ms every=3; any pending every=2"
 	badRules  = "write fua pending; flush pending; zeroes fua pending; discard fua pending; " +
 		"write error=medium every=23 off=0 len=24K; write error=timeout every=19 off=24K len=1M; write error=offline every=17; " +
 		"read error=medium every=43 off=0 len=24K; read error=transport every=37; zeroes error=nospace every=7; discard error=cancelled every=5"

@@ -102,7 +102,11 @@ func (w *worker) launch(c *command) *flight {
 		f.what = fmt.Sprintf("COMPARE AND WRITE lba %d blocks %d", c.lba, n)
 		data = make([]byte, 2*n*d.blockSize)
 		guess := data[:n*d.blockSize]
-		h.Guess(c.lba, guess)
+		if c.variant%2 == 0 {
+			h.Guess(c.lba, guess)
+		} else {
+			h.Acknowledged(c.lba, guess)
+		}
 		f.ops = append(f.ops, h.CompareAndWrite(id, c.lba, n, guess, c.fua, f.what))
 		f.ops[0].Fill(data[n*d.blockSize:])
 	case verify:

@@ -101,10 +101,11 @@ func weighted(rnd *rand.Rand, weights []int) int {
 
 // Shapes of the load.
 const (
-	maxBatch  = 8
-	hotBlocks = 64  // where most commands go
-	shortMost = 8   // blocks of most commands
-	longMost  = 600 // blocks of the long ones: several Data-In or R2Ts
+	maxBatch   = 8
+	hotBlocks  = 64  // where most commands go
+	lockBlocks = 3   // where most COMPARE AND WRITE go
+	shortMost  = 8   // blocks of most commands
+	longMost   = 600 // blocks of the long ones: several Data-In or R2Ts
 )
 
 func (p *plan) next() step {
@@ -134,6 +135,9 @@ func (p *plan) command() command {
 		c.lba = r.Uint64N(hotBlocks)
 	} else {
 		c.lba = r.Uint64N(d.blocks)
+	}
+	if c.kind == compareWrite && r.IntN(2) == 0 {
+		c.lba, c.n = r.Uint64N(lockBlocks), 1 // as those who lock by it do: many on one block
 	}
 	if d.trap.len > 0 && r.IntN(25) == 0 {
 		c.lba = d.trap.off + r.Uint64N(d.trap.len)

@@ -309,9 +309,7 @@ func (w *worker) interrupt(ctx context.Context, s *step, fl []*flight) {
 			return // lunard is down, or was asked to end
 		}
 		w.run.counts.reinstated.Add(1)
-		old := w.s
-		// It is closed from the other side; whether that has been seen here does not matter any more.
-		old.Close()
+		w.replaced()
 		for _, f := range fl {
 			if !f.over {
 				w.finish(f)
@@ -319,6 +317,19 @@ func (w *worker) interrupt(ctx context.Context, s *step, fl []*flight) {
 		}
 		w.keep(w.fate(ctx, w.enter(ctx, next)))
 	}
+}
+
+// replaced waits until the session, in whose place another one is, has been closed from the other side.
+func (w *worker) replaced() {
+	old := w.s
+	defer old.Close()
+	w.control(func(ctx context.Context) error {
+		_, err := old.Ping(ctx, []byte("anybody there?"))
+		if err == nil {
+			w.keep(fmt.Errorf("initiator %d: a session answers after another one was opened in its place", w.id))
+		}
+		return err
+	})
 }
 
 // function sends a function for more than one task.

@@ -12,6 +12,9 @@ FUZZTIME  ?= 1h
 # Bounds one package's tests, in `make test` and in `make e2e`: go test's own bound.
 TESTTIME ?= 10m
 E2ETIME  ?= 2h
+# How long `make soak` runs, and what it does: empty for a seed of its own.
+SOAKTIME ?= 10m
+SOAKSEED ?=
 
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
@@ -19,7 +22,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test e2e mutate race fuzz bench bench-scale lint generate clean install check-go check-format test-deps
+.PHONY: help build run test e2e mutate race fuzz soak bench bench-scale lint generate clean install check-go check-format test-deps
 
 help: ## this list
 	@echo 'lunar, an iSCSI target server. Targets:'
@@ -48,6 +51,9 @@ race: check-go test-deps ## all tests with the race detector, lunard built with 
 
 fuzz: check-go ## every fuzz target for FUZZTIME (default 1h) each
 	scripts/fuzz $(FUZZTIME)
+
+soak: check-go ## random initiators, faults, kills and drains for SOAKTIME (default 10m), all checked; SOAKSEED=N does the same again
+	go run ./test/soak -time $(SOAKTIME) $(if $(SOAKSEED),-seed $(SOAKSEED))
 
 bench: build ## lunar beside its peers; the table goes to docs/bench/
 	scripts/test-deps test bench

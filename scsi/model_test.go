@@ -9,36 +9,45 @@ import (
 
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
+	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/scsi/sense"
+	"github.com/lunar-iscsi/lunar/test/history"
 )
 
-// crashStore is a testStore with a volatile cache: it knows of each block which write would be there after a loss
-// of power. Each block carries the stamp of its write, which grows with the order of the commands.
+// crashStore is a testStore with a volatile cache: it knows of each block what would be there after a loss of power. Each block carries
+// the number of its write, which grows with the order of the commands.
 type crashStore struct {
 	*testStore
 	block   int64
-	durable []uint64
-	flushes map[*backstore.Request][]uint64 // what each flush in flight covers
+	durable [][]byte
+	flushes map[*backstore.Request][][]byte // what each flush in flight covers
 }
 
 func newCrashStore(t testing.TB, size, block int64) *crashStore {
-	return &crashStore{newTestStore(t, size), block, make([]uint64, size/block), map[*backstore.Request][]uint64{}}
+	s := &crashStore{newTestStore(t, size), block, make([][]byte, size/block), map[*backstore.Request][][]byte{}}
+	for i := range s.durable {
+		s.durable[i] = make([]byte, block)
+	}
+	return s
 }
 
-// stamps returns what the volume holds now.
-func (s *crashStore) stamps() []uint64 {
-	list := make([]uint64, len(s.durable))
-	for i := range list {
-		if at := int64(i) * s.block; s.pages[at/pageSize] != nil {
-			list[i] = binary.BigEndian.Uint64(s.pages[at/pageSize][at%pageSize:])
-		}
+// holds returns what a block of the volume holds now.
+func (s *crashStore) holds(i uint64) []byte {
+	b := make([]byte, s.block)
+	if at := int64(i) * s.block; s.pages[at/pageSize] != nil {
+		copy(b, s.pages[at/pageSize][at%pageSize:])
 	}
-	return list
+	return b
 }
+
+// number is that of the write which a block's content comes from.
+func number(b []byte) uint64 { return binary.BigEndian.Uint64(b[16:]) }
 
 func (s *crashStore) Submit(r *backstore.Request) backstore.Outcome {
 	if r.Op == backstore.Flush {
-		s.flushes[r] = s.stamps() // not what is written from now on
+		for i := range s.durable { // not what is written from now on
+			s.flushes[r] = append(s.flushes[r], s.holds(uint64(i)))
+		}
 	}
 	out := s.testStore.Submit(r)
 	if out == backstore.Done {
@@ -49,16 +58,20 @@ func (s *crashStore) Submit(r *backstore.Request) backstore.Outcome {
 
 // settle makes durable what r, which has been performed, promises.
 func (s *crashStore) settle(r *backstore.Request) {
+	keep := func(i int64, b []byte) {
+		if number(b) > number(s.durable[i]) {
+			s.durable[i] = b
+		}
+	}
 	switch {
 	case r.Op == backstore.Flush:
-		for i, stamp := range s.flushes[r] {
-			s.durable[i] = max(s.durable[i], stamp)
+		for i, b := range s.flushes[r] {
+			keep(int64(i), b)
 		}
 		delete(s.flushes, r)
 	case r.Flags&backstore.FUA != 0:
-		now := s.stamps()
 		for i := r.Off / s.block; i < (r.Off+r.Len)/s.block; i++ {
-			s.durable[i] = max(s.durable[i], now[i])
+			keep(i, s.holds(uint64(i)))
 		}
 	}
 }
@@ -69,20 +82,12 @@ func (s *crashStore) end(i int) {
 	s.settle(r)
 }
 
-// A mark is one WRITE to a block, in the order in which overlapping commands take effect: that of Execute.
-type mark struct {
-	stamp uint64
-	c     *Command
-	over  bool // acknowledged, or aborted and so over for its initiator
-}
-
 type modelRun struct {
 	*rig
 	st     *crashStore
 	rnd    *rand.Rand
 	nexus  []*NexusLU
-	marks  [][]mark // by block
-	stamp  uint64
+	h      *history.History
 	issued map[*Command]*issue
 	counts map[string]int
 }
@@ -90,11 +95,10 @@ type modelRun struct {
 // An issue is what the model knows of a pending command.
 type issue struct {
 	kind    string
-	stamp   uint64
+	op      *history.Op // nil: it changes and returns nothing
 	fua     bool
 	compare []byte
 	aborted bool
-	need    [][]uint64 // for flushes: by block, the writes that were over before
 }
 
 func (m *modelRun) run(steps int) {
@@ -121,70 +125,78 @@ func (m *modelRun) run(steps int) {
 	if len(m.issued) != 0 || len(m.lu.pending) != 0 || m.lu.index.n != 0 || m.lu.flight != 0 || m.lu.doubts != 0 {
 		m.Fatalf("at the end: %d issued, %d pending, %d in the index, %d in flight, %d in doubt", len(m.issued), len(m.lu.pending), m.lu.index.n, m.lu.flight, m.lu.doubts)
 	}
+	for i := range m.lu.blocks {
+		m.ok(m.h.Read(modelWriter, i, 1, "what is left").Done(m.st.holds(i)))
+	}
+}
+
+// modelWriter is everybody: the order of the commands is that of Execute, of whichever nexus.
+const modelWriter = 1
+
+func (m *modelRun) ok(err error) {
+	m.Helper()
+	if err != nil {
+		m.Fatal(err)
+	}
 }
 
 func (m *modelRun) issue() {
-	n := m.lu.blocks
-	blocks := uint32(1 + m.rnd.IntN(12))
-	lba := m.rnd.Uint64N(n - uint64(blocks) + 1)
+	blocks := uint64(1 + m.rnd.IntN(12))
+	n := uint32(blocks)
+	lba := m.rnd.Uint64N(m.lu.blocks - blocks + 1)
 	flags := byte(m.rnd.IntN(4)) * cdb.FUA // FUA and DPO
-	m.stamp++
-	is := &issue{stamp: m.stamp, fua: flags&cdb.FUA != 0}
+	is := &issue{fua: flags&cdb.FUA != 0}
+	size := uint64(m.lu.blockSize)
 	var b, data []byte
-	stamped := func(blocks uint32) []byte {
-		data := make([]byte, blocks*m.lu.blockSize)
-		for i := 0; i < len(data); i += 8 {
-			binary.BigEndian.PutUint64(data[i:], m.stamp)
-		}
+	written := func(blocks uint64) []byte {
+		data := make([]byte, blocks*size)
+		is.op.Fill(data)
 		return data
 	}
 	wide := m.rnd.IntN(2)
 	switch m.rnd.IntN(15) {
 	case 10, 11:
 		is.kind, is.fua = "write same", false
-		b = transfer([]byte{cdb.WriteSame10, cdb.WriteSame16}[wide], lba, blocks, 0)
-		data = stamped(1)
+		b = transfer([]byte{cdb.WriteSame10, cdb.WriteSame16}[wide], lba, n, 0)
+		is.op = m.h.Same(modelWriter, lba, blocks, cdb.Describe(b))
+		data = written(1)
 	case 12:
 		is.kind, is.fua = "write and verify", true
-		b = transfer([]byte{cdb.WriteVerify10, cdb.WriteVerify16}[wide], lba, blocks, flags&cdb.DPO|2*byte(m.rnd.IntN(2)))
-		data = stamped(blocks)
+		b = transfer([]byte{cdb.WriteVerify10, cdb.WriteVerify16}[wide], lba, n, flags&cdb.DPO|2*byte(m.rnd.IntN(2)))
+		is.op = m.h.Write(modelWriter, lba, blocks, true, cdb.Describe(b))
+		data = written(blocks)
 	case 13:
 		is.kind, is.fua = "verify", false
-		b = transfer([]byte{cdb.Verify10, cdb.Prefetch16}[wide], lba, blocks, 0)
+		b = transfer([]byte{cdb.Verify10, cdb.Prefetch16}[wide], lba, n, 0)
 	case 14:
 		is.kind = "compare"
-		b = transfer(cdb.CompareAndWrite, lba, blocks, flags)
-		for i := lba; i < lba+uint64(blocks); i++ {
-			there := uint64(0)
-			for _, w := range m.marks[i] {
-				there = w.stamp
-			}
+		b = transfer(cdb.CompareAndWrite, lba, n, flags)
+		is.compare = make([]byte, blocks*size)
+		m.h.Guess(lba, is.compare)
+		for i := range blocks {
 			if m.rnd.IntN(16) == 0 {
-				there ^= 1 << m.rnd.IntN(16)
-			}
-			for range m.lu.blockSize / 8 {
-				is.compare = binary.BigEndian.AppendUint64(is.compare, there)
+				is.compare[i*size+m.rnd.Uint64N(size)] ^= 1 << m.rnd.IntN(8)
 			}
 		}
-		data = append(slices.Clone(is.compare), stamped(blocks)...)
+		is.op = m.h.CompareAndWrite(modelWriter, lba, blocks, is.compare, is.fua, cdb.Describe(b))
+		data = append(slices.Clone(is.compare), written(blocks)...)
 	case 0:
-		is.kind = "flush"
-		b = transfer([]byte{cdb.SynchronizeCache10, cdb.SynchronizeCache16}[m.rnd.IntN(2)], lba, blocks, 0)
-		is.need = make([][]uint64, n)
-		for i := lba; i < lba+uint64(blocks); i++ {
-			for _, w := range m.marks[i] {
-				if w.over {
-					is.need[i] = append(is.need[i], w.stamp)
-				}
-			}
-		}
+		is.kind, is.fua = "flush", true
+		b = transfer([]byte{cdb.SynchronizeCache10, cdb.SynchronizeCache16}[wide], lba, n, 0)
+		is.op = m.h.Flush(modelWriter, lba, blocks, cdb.Describe(b))
 	case 1, 2, 3, 4:
 		is.kind = "read"
-		b = transfer([]byte{cdb.Read10, cdb.Read12, cdb.Read16}[m.rnd.IntN(3)], lba, blocks, flags)
+		b = transfer([]byte{cdb.Read10, cdb.Read12, cdb.Read16}[m.rnd.IntN(3)], lba, n, flags)
+		if is.fua {
+			is.op = m.h.ReadFUA(modelWriter, lba, blocks, cdb.Describe(b))
+		} else {
+			is.op = m.h.Read(modelWriter, lba, blocks, cdb.Describe(b))
+		}
 	default:
-		b = transfer([]byte{cdb.Write10, cdb.Write12, cdb.Write16}[m.rnd.IntN(3)], lba, blocks, flags)
 		is.kind = "write"
-		data = stamped(blocks)
+		b = transfer([]byte{cdb.Write10, cdb.Write12, cdb.Write16}[m.rnd.IntN(3)], lba, n, flags)
+		is.op = m.h.Write(modelWriter, lba, blocks, is.fua, cdb.Describe(b))
+		data = written(blocks)
 	}
 	c := m.cmd(b, data)
 	c.Nexus = m.nexus[m.rnd.IntN(len(m.nexus))]
@@ -203,9 +215,6 @@ func (m *modelRun) issue() {
 		out = m.lu.Execute(c)
 	}
 	m.issued[c] = is
-	for i := uint64(0); data != nil && i < uint64(blocks); i++ {
-		m.marks[lba+i] = append(m.marks[lba+i], mark{stamp: m.stamp, c: c})
-	}
 	m.counts["pending"] += int(out)
 	if out == Done {
 		m.ended(c)
@@ -228,95 +237,42 @@ func (m *modelRun) ended(c *Command) {
 	if is.aborted {
 		// What overlaps it is still waiting, so the volume tells which of its blocks it wrote.
 		m.counts["late"]++
-		now := m.st.stamps()
 		for i := first; c.span.kind == writeSpan && i < last; i++ {
-			if now[i] != is.stamp {
-				m.drop(i, is.stamp)
-			}
+			m.ok(is.op.Applied(i, number(m.st.holds(i)) == uint64(is.op.Value())))
 		}
 		return
 	}
-	if is.kind == "compare" {
-		m.compared(c, is)
-	} else {
-		m.want(c, "good")
-	}
 	m.counts[is.kind]++
-	switch {
-	case is.kind == "verify":
-	case is.need != nil:
-		for i := first; i < last; i++ {
-			for _, w := range m.marks[i] {
-				if slices.Contains(is.need[i], w.stamp) && m.st.durable[i] < w.stamp {
-					m.Fatalf("flush: block %d holds %d after a loss of power, want %d", i, m.st.durable[i], w.stamp)
-				}
-			}
-		}
-	case c.Length > 0 && is.kind != "read":
-		for i := first; i < last; i++ {
-			for j := range m.marks[i] {
-				if m.marks[i][j].c == c {
-					m.marks[i][j].over = true
-				}
-			}
-			if is.fua && m.st.durable[i] < is.stamp {
-				m.Fatalf("write with FUA: block %d holds %d after a loss of power, want %d", i, m.st.durable[i], is.stamp)
-			}
-		}
-	default:
-		for i := first; i < last; i++ {
-			want := uint64(0)
-			for _, w := range m.marks[i] {
-				if w.stamp < is.stamp {
-					want = w.stamp
-				}
-			}
-			for at := (i - first) * uint64(m.lu.blockSize); at < (i-first+1)*uint64(m.lu.blockSize); at += 8 {
-				if got := binary.BigEndian.Uint64(c.Data[at:]); got != want {
-					m.Fatalf("%s: block %d holds %d, want %d", cdb.Describe(c.CDB), i, got, want)
-				}
-			}
-			if is.fua && m.st.durable[i] < want {
-				m.Fatalf("read with FUA: block %d holds %d after a loss of power, and %d was read", i, m.st.durable[i], want)
-			}
-		}
+	if is.kind == "compare" && !m.compared(c, is) {
+		return
+	}
+	m.want(c, "good")
+	if is.op == nil {
+		return
+	}
+	m.ok(is.op.Done(c.Data))
+	for i := first; is.fua && i < last; i++ {
+		m.ok(m.h.Survives(i, m.st.durable[i]))
 	}
 }
 
-// compared checks what COMPARE AND WRITE found, and forgets its write if it was none.
-func (m *modelRun) compared(c *Command, is *issue) {
-	first, last := blockRange(c)
-	var there []byte
-	for i := first; i < last; i++ {
-		stamp := uint64(0)
-		for _, w := range m.marks[i] {
-			if w.stamp < is.stamp {
-				stamp = w.stamp
-			}
-		}
-		for range m.lu.blockSize / 8 {
-			there = binary.BigEndian.AppendUint64(there, stamp)
-		}
-	}
-	at := firstDifference(there, is.compare)
-	if at < 0 {
-		m.want(c, "good")
-		return
+// compared checks what COMPARE AND WRITE found, and reports whether that was what it was to be compared with.
+func (m *modelRun) compared(c *Command, is *issue) bool {
+	if c.Status == sam.Good {
+		return true
 	}
 	m.want(c, "0E/1D/00")
-	if d, _ := sense.Parse(c.Sense); !d.HasInfo || d.Info != uint64(at) {
+	var there []byte // nothing that overlaps it has gone on yet
+	for i, last := blockRange(c); i < last; i++ {
+		there = append(there, m.st.holds(i)...)
+	}
+	at := firstDifference(there, is.compare)
+	if d, _ := sense.Parse(c.Sense); !d.HasInfo || int64(d.Info) != int64(at) {
 		m.Fatalf("miscompare at %d, want %d", d.Info, at)
 	}
 	m.counts["miscompare"]++
-	for i := first; i < last; i++ {
-		m.drop(i, is.stamp)
-	}
-	is.fua = false
-}
-
-// drop takes the write with the given stamp out of a block's history.
-func (m *modelRun) drop(block, stamp uint64) {
-	m.marks[block] = slices.DeleteFunc(m.marks[block], func(w mark) bool { return w.stamp == stamp })
+	m.ok(is.op.Miscompared(int64(at)))
+	return false
 }
 
 func (m *modelRun) abort() {
@@ -325,16 +281,12 @@ func (m *modelRun) abort() {
 			continue
 		}
 		is := m.issued[c]
-		first, last := blockRange(c)
 		ended := m.lu.Abort(c)
-		for i := first; c.span.kind == writeSpan && i < last; i++ {
+		if is.op != nil {
 			if ended {
-				m.drop(i, is.stamp)
-			}
-			for j := range m.marks[i] {
-				if m.marks[i][j].c == c {
-					m.marks[i][j].over = true
-				}
+				m.ok(is.op.Refused())
+			} else {
+				m.ok(is.op.Failed())
 			}
 		}
 		if ended {
@@ -351,7 +303,8 @@ func (m *modelRun) abort() {
 }
 
 // TestModel runs random commands of several nexuses against a store that reorders, aborts included: a READ returns
-// exactly what the overlapping WRITEs before it left, nothing torn, and what was flushed is durable.
+// exactly what the overlapping WRITEs before it left, nothing torn, and what was flushed is durable. The history knows what that is; the order of
+// overlapping commands is that of Execute.
 func TestModel(t *testing.T) {
 	counts := map[string]int{}
 	for seed := range uint64(60) {
@@ -383,7 +336,8 @@ func TestModel(t *testing.T) {
 				t.Fatal(err)
 			}
 			r := &rig{TB: t, st: st.testStore, host: host, lu: lu}
-			m := &modelRun{rig: r, st: st, rnd: rand.New(rand.NewPCG(seed, 7)), marks: make([][]mark, lu.blocks), issued: map[*Command]*issue{}, counts: counts}
+			m := &modelRun{rig: r, st: st, rnd: rand.New(rand.NewPCG(seed, 7)), issued: map[*Command]*issue{}, counts: counts,
+				h: history.New(history.Config{Seed: seed, Blocks: lu.blocks, BlockSize: int(lu.blockSize), Ordered: true, Durable: true})}
 			for _, name := range []string{"a", "b", "c"} {
 				m.nexus = append(m.nexus, r.attach(name))
 			}

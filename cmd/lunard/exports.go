@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -102,7 +103,7 @@ func (e *export) shareable() bool { return e.uri.Path != "" }
 func addExports(ctx context.Context, s *target.Server, exports []export, groups map[string][]uint16, log *asyncLog, wrap func(export, backstore.Store) backstore.Store) error {
 	reg := drivers()
 	first := map[string]*export{}
-	loopOf := map[string]*target.Target{} // target name → whose loop it must share
+	loopOf := loopsOf(exports)
 	for i := range exports {
 		e := &exports[i]
 		t := s.Target(e.target)
@@ -111,12 +112,8 @@ func addExports(ctx context.Context, s *target.Server, exports []export, groups 
 			same = first[e.volumeKey()]
 		}
 		if t == nil {
-			cfg := target.TargetConfig{LoopOf: loopOf[e.target], PortalGroups: groups[e.target]}
-			if same != nil {
-				cfg.LoopOf = s.Target(same.target)
-			}
 			var err error
-			if t, err = s.AddTarget(e.target, cfg); err != nil {
+			if t, err = s.AddTarget(e.target, target.TargetConfig{LoopOf: s.Target(loopOf[e.target]), PortalGroups: groups[e.target]}); err != nil {
 				return err
 			}
 		}
@@ -140,6 +137,42 @@ func addExports(ctx context.Context, s *target.Server, exports []export, groups 
 		first[e.volumeKey()] = e
 	}
 	return nil
+}
+
+// loopsOf says on whose loop each target is to be: all targets that have a volume in common, of whichever of their LUNs, share that of the one
+// named first, and so do those that have one in common with these.
+func loopsOf(exports []export) map[string]string {
+	leader := map[string]string{}
+	first := map[string]*export{}
+	for i := range exports {
+		e := &exports[i]
+		if leader[e.target] == "" {
+			leader[e.target] = e.target
+		}
+		if !e.shareable() {
+			continue
+		}
+		f := first[e.volumeKey()]
+		if f == nil {
+			first[e.volumeKey()] = e
+			continue
+		}
+		a, b := leader[f.target], leader[e.target]
+		if slices.IndexFunc(exports, func(x export) bool { return x.target == a }) > slices.IndexFunc(exports, func(x export) bool { return x.target == b }) {
+			a, b = b, a
+		}
+		for name, l := range leader {
+			if l == b {
+				leader[name] = a
+			}
+		}
+	}
+	for name, l := range leader {
+		if name == l {
+			delete(leader, name)
+		}
+	}
+	return leader
 }
 
 // open opens an export's volume and says how it shows itself as a disk.

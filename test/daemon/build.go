@@ -15,14 +15,19 @@ var build = sync.OnceValues(buildLunard)
 // Binary is the path of the lunard under test, built on first use.
 func Binary(t testing.TB) string {
 	t.Helper()
-	if p := os.Getenv("LUNAR_BIN"); p != "" {
-		return p
-	}
-	p, err := build()
+	p, err := Build()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// Build is Binary for programs.
+func Build() (string, error) {
+	if p := os.Getenv("LUNAR_BIN"); p != "" {
+		return p, nil
+	}
+	return build()
 }
 
 func buildLunard() (string, error) {

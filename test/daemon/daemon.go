@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -61,29 +60,16 @@ func Start(t testing.TB, args ...string) *Daemon {
 // StartAt is Start on a given portal: a second start has to come up where the first one was.
 func StartAt(t testing.TB, addr string, args ...string) *Daemon {
 	t.Helper()
-	d := &Daemon{log: newLog(), done: make(chan struct{})}
-	d.cmd = command(t, append([]string{"--portal=" + addr, "--log-level=info"}, args...)...)
-	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
-	if err := d.cmd.Start(); err != nil {
-		t.Fatalf("starting lunard: %v", err)
+	d, err := Launch(Binary(t), addr, args...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	go func() {
-		d.err = d.cmd.Wait()
-		close(d.done)
-	}()
 	t.Cleanup(func() {
 		d.end()
 		if t.Failed() {
 			t.Logf("lunard %s said:\n%s", strings.Join(d.cmd.Args[1:], " "), d.log)
 		}
 	})
-	select {
-	case d.Addr = <-d.log.served:
-	case <-d.done:
-		t.Fatalf("lunard ended before it served: %v\n%s", d.err, d.log)
-	case <-time.After(readyTimeout):
-		t.Fatalf("lunard does not serve on %s after %v\n%s", addr, readyTimeout, d.log)
-	}
 	return d
 }
 
@@ -116,13 +102,8 @@ func (d *Daemon) Signal(t testing.TB, sig os.Signal) {
 // WaitExit waits for the daemon to end; the test fails unless it does so in time with the given status.
 func (d *Daemon) WaitExit(t testing.TB, status int) {
 	t.Helper()
-	select {
-	case <-d.done:
-	case <-time.After(stopTimeout):
-		t.Fatalf("lunard did not end within %v", stopTimeout)
-	}
-	if got := d.cmd.ProcessState.ExitCode(); got != status {
-		t.Fatalf("lunard ended with status %d (%v), want %d", got, d.err, status)
+	if err := d.exited(status); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -156,7 +137,7 @@ type Result struct {
 func Run(t testing.TB, args ...string) Result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	c := command(t, args...)
+	c := command(Binary(t), args...)
 	c.Stdout, c.Stderr = &stdout, &stderr
 	if err := c.Start(); err != nil {
 		t.Fatalf("starting lunard: %v", err)
@@ -170,14 +151,6 @@ func Run(t testing.TB, args ...string) Result {
 		t.Fatalf("lunard %s: %v", strings.Join(args, " "), err)
 	}
 	return Result{Code: c.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String()}
-}
-
-func command(t testing.TB, args ...string) *exec.Cmd {
-	t.Helper()
-	c := exec.CommandContext(context.WithoutCancel(t.Context()), Binary(t), args...)
-	// A test binary that dies (a timeout's panic) takes its daemons along.
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return c
 }
 
 // FreeAddr is a loopback address and port that nobody listened on a moment ago.

@@ -368,14 +368,26 @@ func (h *History) PowerLoss() {
 	clear(h.lost)
 }
 
-// Guess puts into b, of n blocks, what they may hold: the newest values that were not refused, whether or not they took effect.
+// Guess puts into b, of whole blocks, what they may hold: the newest values that were not refused, whether or not they have taken effect.
 func (h *History) Guess(lba uint64, b []byte) {
+	h.contents(lba, b, func(*value) bool { return true })
+}
+
+// Acknowledged is Guess of the newest values that are there for sure: it says the same to all who ask while writes are under way.
+func (h *History) Acknowledged(lba uint64, b []byte) { h.contents(lba, b, (*value).certain) }
+
+// contents puts into b the newest values that fit.
+func (h *History) contents(lba uint64, b []byte, fits func(*value) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	size := h.cfg.BlockSize
 	for at := 0; at < len(b); at, lba = at+size, lba+1 {
-		values := h.blocks[lba].values
-		x := values[len(values)-1]
+		var x *value
+		for _, y := range h.blocks[lba].values {
+			if x == nil || fits(y) {
+				x = y
+			}
+		}
 		if x.zero {
 			clear(b[at : at+size])
 			continue

@@ -285,6 +285,26 @@ func (h *History) ended(o *Op) error {
 	return nil
 }
 
+// Applied says of a write that has failed, where the test has means to know, whether it took effect in a block.
+func (o *Op) Applied(lba uint64, yes bool) error {
+	h := o.h
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b := &h.blocks[lba]
+	x := b.find(o.value)
+	switch {
+	case x == nil:
+		return nil // it was superseded
+	case yes:
+		x.state = acked
+		return h.check(lba, x)
+	case x.reads > 0:
+		return h.violation(Refused, lba, "%v did not take effect, and had been read", o.value)
+	}
+	b.drop(o.value)
+	return nil
+}
+
 // Refused says that o ended with the promise that nothing of it was or will be done.
 func (o *Op) Refused() error {
 	h := o.h

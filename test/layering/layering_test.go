@@ -182,6 +182,7 @@ func TestRules(t *testing.T) {
 		{"admin", Module + "/session", false},
 		{"cmd/lunard", Module + "/backstore/file", true},
 		{"cmd/lunard", Module + "/test/daemon", false},
+		{"test/history", Module + "/scsi/cdb", false},
 		{"test/bench", Module + "/session/initiator", true},
 		{"cmd/lunard", "gopkg.in/yaml.v3", false},
 	} {

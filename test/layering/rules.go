@@ -52,6 +52,7 @@ var layers = []layer{
 	{path: "target/...", may: []string{"session/...", "scsi/...", "backstore", "target/evloop"}, third: []string{xsys}, core: true},
 	{path: "admin/...", may: []string{"target", "backstore"}, third: []string{logrus, grpc, prometheus, goyaml, xsys}},
 	{path: "cmd/...", may: []string{"*"}, third: []string{cobra, logrus, grpc, prometheus, xsys}},
+	{path: "test/history"}, // for tests of every layer
 	{path: "test/...", may: []string{"*", "test/..."}, third: []string{cobra, logrus, grpc, prometheus, xsys, xcrypto}},
 	{path: "tools/...", may: []string{"*", "test/..."}, third: []string{xsys}},
 }

@@ -1,9 +1,8 @@
 package lifecycle
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -13,42 +12,23 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/initiator"
 	"github.com/lunar-iscsi/lunar/test/daemon"
+	"github.com/lunar-iscsi/lunar/test/history"
 )
 
 const (
-	crashWorkers = 16      // each with one write under way
-	crashSlots   = 64      // places that a worker writes to, in turn at random
-	crashUnit    = 4 << 10 // bytes of a place
-	crashBlock   = 512     // what a killed write leaves old or new
+	crashWorkers = 16   // each with one write under way
+	crashPlaces  = 1024 // where they write to, each to any
+	crashUnit    = 8    // blocks of a place
+	crashBlock   = 512  // bytes, which a killed write leaves old or new
 	crashLUN     = 1
 	crashTimeout = 30 * time.Second
 	maxAttention = 8 // unit attentions that a new session may be told of
 )
 
-// A place is crashUnit bytes of the disk, written by one worker with a generation that grows.
-type place struct {
-	issued, acked uint64
-}
-
-// A crasher writes to a disk whose daemon is killed meanwhile, and knows what must be there afterwards.
+// A crasher writes to a disk whose daemon is killed meanwhile, and its history knows what must be there afterwards.
 type crasher struct {
-	places [crashWorkers][crashSlots]place // each row is its worker's; read when no worker runs
-	acks   atomic.Int64
-}
-
-// fill stamps every block of a place's data with whose it is and which generation.
-func fill(buf []byte, index, generation uint64) {
-	for off := 0; off < len(buf); off += crashBlock {
-		block := buf[off : off+crashBlock]
-		for i := 0; i < crashBlock; i += 16 {
-			binary.BigEndian.PutUint64(block[i:], index<<16|uint64(off/crashBlock))
-			binary.BigEndian.PutUint64(block[i+8:], generation)
-		}
-	}
-}
-
-func placeLBA(worker, slot int) uint64 {
-	return uint64(worker*crashSlots+slot) * (crashUnit / crashBlock)
+	h    *history.History
+	acks atomic.Int64
 }
 
 // login opens a session and takes what unit attentions wait for it.
@@ -73,63 +53,43 @@ func login(t *testing.T, d *daemon.Daemon) *initiator.Session {
 }
 
 // work writes one place after another, some with FUA, until the connection is gone.
-func (c *crasher) work(ctx context.Context, s *initiator.Session, worker int, rnd *rand.Rand, wake func(int64)) {
-	buf := make([]byte, crashUnit)
+func (c *crasher) work(ctx context.Context, s *initiator.Session, worker int, rnd *rand.Rand, wake func(int64)) error {
+	buf := make([]byte, crashUnit*crashBlock)
 	var cdb [16]byte
 	for {
-		slot := rnd.IntN(crashSlots)
-		p := &c.places[worker][slot]
-		p.issued++
-		fill(buf, uint64(worker*crashSlots+slot), p.issued)
-		initiator.PutWrite(&cdb, placeLBA(worker, slot), crashUnit/crashBlock)
-		if rnd.IntN(4) == 0 {
-			cdb[1] |= 1 << 3 // FUA
+		lba := crashUnit * rnd.Uint64N(crashPlaces)
+		fua := rnd.IntN(4) == 0
+		o := c.h.Write(uint32(worker), lba, crashUnit, fua, "WRITE(10)")
+		o.Fill(buf)
+		initiator.PutWrite(&cdb, lba, crashUnit)
+		if fua {
+			cdb[1] |= 1 << 3
 		}
 		r, err := s.Command(ctx, sam.NewLUN(crashLUN), cdb[:10], buf, 0)
-		if err != nil || r.Err() != nil {
-			return // killed: what became of this one is not known
+		if err != nil { // killed: what became of this one is not known
+			o.Lost()
+			return nil
 		}
-		p.acked = p.issued
+		if err := errors.Join(r.Err(), o.Done(nil)); err != nil {
+			return err
+		}
 		wake(c.acks.Add(1))
 	}
 }
 
-// check reads every place: each block has a generation from the last that was acknowledged to the last that was
-// issued, and is its own.
+// check reads every place.
 func (c *crasher) check(t *testing.T, s *initiator.Session) {
 	t.Helper()
-	want := make([]byte, crashUnit)
 	var cdb [16]byte
-	for worker := range c.places {
-		for slot := range c.places[worker] {
-			p := &c.places[worker][slot]
-			index := uint64(worker*crashSlots + slot)
-			initiator.PutRead(&cdb, placeLBA(worker, slot), crashUnit/crashBlock)
-			r, err := s.Command(t.Context(), sam.NewLUN(crashLUN), cdb[:10], nil, crashUnit)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := r.Err(); err != nil || len(r.Data) != crashUnit {
-				t.Fatalf("reading place %d: %d bytes, %v", index, len(r.Data), err)
-			}
-			newest := p.acked
-			for off := 0; off < crashUnit; off += crashBlock {
-				block := r.Data[off : off+crashBlock]
-				generation := binary.BigEndian.Uint64(block[8:])
-				if generation < p.acked || generation > p.issued {
-					t.Fatalf("place %d, byte %d: generation %d; %d was acknowledged and %d issued", index, off, generation, p.acked, p.issued)
-				}
-				if generation == 0 {
-					clear(want)
-				} else {
-					fill(want, index, generation)
-				}
-				if !bytes.Equal(block, want[off:off+crashBlock]) {
-					t.Fatalf("place %d, byte %d: generation %d, but not its data", index, off, generation)
-				}
-				newest = max(newest, generation)
-			}
-			p.acked = newest // it has been seen: from now on it must stay
+	for i := range uint64(crashPlaces) {
+		initiator.PutRead(&cdb, i*crashUnit, crashUnit)
+		o := c.h.Read(crashWorkers, i*crashUnit, crashUnit, "READ(10)")
+		r, err := s.Command(t.Context(), sam.NewLUN(crashLUN), cdb[:10], nil, crashUnit*crashBlock)
+		if err == nil {
+			err = errors.Join(r.Err(), o.Done(r.Data))
+		}
+		if err != nil {
+			t.Fatalf("reading place %d: %v", i, err)
 		}
 	}
 }
@@ -142,7 +102,7 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	d := daemon.Start(t, export)
-	var c crasher
+	c := crasher{h: history.New(history.Config{Seed: seed, Blocks: crashPlaces * crashUnit, BlockSize: crashBlock})}
 	for round := range killRounds {
 		s := login(t, d)
 		c.check(t, s)
@@ -157,7 +117,11 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 		var wg sync.WaitGroup
 		for w := range crashWorkers {
 			own := rand.New(rand.NewPCG(seed, uint64(round*crashWorkers+w+2)))
-			wg.Go(func() { c.work(t.Context(), s, w, own, wake) })
+			wg.Go(func() {
+				if err := c.work(t.Context(), s, w, own, wake); err != nil {
+					t.Error(err)
+				}
+			})
 		}
 		select {
 		case <-enough:
@@ -166,6 +130,9 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 		}
 		d.Kill(t)
 		wg.Wait()
+		if err := c.h.SettleAll(); err != nil {
+			t.Fatal(err)
+		}
 		if err := s.Err(); err == nil {
 			t.Fatal("the session outlived the daemon")
 		}

@@ -16,11 +16,12 @@ func TestOtherBackend(t *testing.T) {
 		o.Backend = UML
 	}
 	for name, test := range map[string]func(*testing.T, Options){
-		"disk":   wholeLife,
-		"ext4":   ext4,
-		"cuts":   func(t *testing.T, o Options) { underCuts(t, o, 20) },
-		"kills":  func(t *testing.T, o Options) { underKills(t, o, 20, 3) },
-		"reboot": reboot,
+		"disk":         wholeLife,
+		"ext4":         ext4,
+		"cuts":         func(t *testing.T, o Options) { underCuts(t, o, 20) },
+		"kills":        func(t *testing.T, o Options) { underKills(t, o, 20, 3) },
+		"reboot":       reboot,
+		"reservations": reservations,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, o) })
 	}

@@ -76,3 +76,43 @@ fill() {
 
 # checked DIR: fails when a file that fill made differs from its sum.
 checked() { (cd "$1" && md5sum --quiet -c sums); }
+
+# as NAME IQN PORTAL INITIATOR: logs in once more, through an interface record NAME of another initiator's name, and
+# says the disk (LUN 1) that this session has.
+as() {
+	local name=$1 iqn=$2 portal=$3
+	{
+		iscsiadm -m iface -I "$name" -o new
+		iscsiadm -m iface -I "$name" -o update -n iface.initiatorname -v "$4"
+		iscsiadm -m node -T "$iqn" -p "$portal" -I "$name" -o new
+		iscsiadm -m node -T "$iqn" -p "$portal" -I "$name" --login
+	} >/run/as.log || { cat /run/as.log; tail -n 20 /run/iscsid.log; return 1; }
+	wait_for 30 disk_of "$iqn" "$4"
+}
+disk_of() {
+	local s b
+	for s in $(sessions "$1"); do
+		[ "$(<"$s/initiatorname")" = "$2" ] || continue
+		for b in "$s"/device/target*/*:1/block/*; do
+			[ -b "/dev/${b##*/}" ] && echo "/dev/${b##*/}"
+		done
+	done | grep .
+}
+
+# outcome COMMAND…: how an access of a disk went, in a word: "ok", "conflict" (with a reservation), or an error.
+outcome() {
+	local said
+	if said=$("$@" 2>&1); then
+		echo ok
+	elif [[ $said == *"Invalid exchange"* ]]; then # EBADE, what the kernel makes of RESERVATION CONFLICT
+		echo conflict
+	else
+		echo "error: $said"
+	fi
+}
+
+# access DISK: how a read and a write go, past the page cache.
+access() {
+	echo "read $(outcome dd "if=$1" of=/dev/null bs=4k count=1 iflag=direct status=none)," \
+		"write $(outcome dd if=/dev/zero "of=$1" bs=4k count=1 oflag=direct conv=notrunc status=none)"
+}

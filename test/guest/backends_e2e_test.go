@@ -22,6 +22,7 @@ func TestOtherBackend(t *testing.T) {
 		"kills":        func(t *testing.T, o Options) { underKills(t, o, 20, 3) },
 		"reboot":       reboot,
 		"reservations": reservations,
+		"multipath":    multipath,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, o) })
 	}

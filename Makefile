@@ -16,6 +16,10 @@ E2ETIME  ?= 2h
 SOAKTIME ?= 10m
 SOAKSEED ?=
 
+# What of other people's programs is fetched (scripts/test-deps), and in addition for the long tests.
+DEPSETS = test guest
+e2e: DEPSETS += qemu postgres
+
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -86,4 +90,4 @@ check-format:
 # Without the network a developer's tests skip what they lack; where LUNAR_CI is set they would fail, and
 # say so here already.
 test-deps:
-	@scripts/test-deps test guest || { [ -z "$$LUNAR_CI" ] && echo 'test-deps: going on; tests that lack a program are skipped'; }
+	@scripts/test-deps $(DEPSETS) || { [ -z "$$LUNAR_CI" ] && echo 'test-deps: going on; tests that lack a program are skipped'; }

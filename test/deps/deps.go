@@ -124,6 +124,18 @@ func (tl *Tool) NBDKitFilter(name string) string {
 	return name
 }
 
+// Share are the folders of data (below usr/share) that an unpacked program was built to find on the system and has
+// to be told of, as far as they are there; none for an installed one.
+func (tl *Tool) Share(names ...string) (dirs []string) {
+	for _, name := range names {
+		dir := filepath.Join(tl.root, "usr/share", name)
+		if st, err := os.Stat(dir); tl.root != "" && err == nil && st.IsDir() {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
 // lib is the path of something below the unpacked library folder, or empty.
 func (tl *Tool) lib(sub string) string {
 	if tl.root == "" {

@@ -41,7 +41,7 @@ func (g *Guest) begin(t testing.TB, timeout time.Duration, script string) *Comma
 	case c.conn = <-g.agent.conns:
 	case <-g.kernel.done:
 		t.Fatalf("the guest has ended (%v): no script can run in it", g.kernel.cmd.ProcessState)
-	case <-g.slirp.done:
+	case <-g.slirp.ended():
 		t.Fatalf("the guest's network has ended (%v)", g.slirp.cmd.ProcessState)
 	case <-time.After(timeout):
 		t.Fatalf("the guest asks for no script within %v", timeout)

@@ -75,8 +75,13 @@ func (s *server) sum(t *testing.T, n int64) string {
 // what it holds is in lunard's file.
 func TestDisk(t *testing.T) {
 	t.Parallel()
+	wholeLife(t, Options{})
+}
+
+func wholeLife(t *testing.T, o Options) {
+	t.Helper()
 	s := serve(t, "64M")
-	g := Boot(t)
+	g := BootWith(t, o)
 	if out, want := g.Run(t, "discover "+s.Addr), s.Addr+",1 "+iqn; !strings.Contains(out, want) {
 		t.Errorf("discovery lacks %q:\n%s", want, out)
 	}
@@ -133,8 +138,13 @@ func filesystem(t *testing.T, g *Guest, disk, mkfs, fsck string) {
 
 func TestExt4(t *testing.T) {
 	t.Parallel()
+	ext4(t, Options{})
+}
+
+func ext4(t *testing.T, o Options) {
+	t.Helper()
 	s := serve(t, "256M")
-	g := Boot(t)
+	g := BootWith(t, o)
 	filesystem(t, g, s.login(t, g), "mkfs.ext4 -q", "e2fsck -f -n")
 	g.Run(t, "logout "+iqn)
 	g.Shutdown(t)

@@ -1,6 +1,8 @@
 // Package guest boots small Linux machines for tests, whose kernel is an iSCSI initiator (open-iscsi) of
-// the disks that lunard serves on the host's loopback: user-mode Linux, a Linux kernel that is an ordinary
-// process, with libslirp for its network. Neither needs root, virtualisation or a network device.
+// the disks that lunard serves on the host's loopback. The kernel is user-mode Linux, an ordinary process, with
+// libslirp for its network; or, with LUNAR_GUEST=qemu or Options.Backend, Debian's own in a virtual machine of
+// QEMU. None of this needs root, virtualisation or a network device; KVM is used where it works. The same scripts
+// run in both, from the same root file system.
 //
 // It knows how a guest is started, told what to run, and ended. What runs in it are shell scripts that tests
 // hand over; prelude.sh has the functions that these share. It must not import what lunard is made of.

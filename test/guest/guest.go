@@ -1,20 +1,16 @@
 package guest
 
 import (
-	"context"
+	"cmp"
 	_ "embed"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lunar-iscsi/lunar/test/deps"
 )
@@ -39,18 +35,40 @@ const DefaultMemory = 320
 //go:embed prelude.sh
 var prelude string
 
+// A Backend is what a guest's kernel runs on.
+type Backend string
+
+const (
+	UML  Backend = "uml"  // user-mode Linux: the kernel is an ordinary process
+	QEMU Backend = "qemu" // Debian's kernel in a virtual machine, with KVM where that may be used
+)
+
+// BackendVariable names, in the environment, the backend of guests whose options do not say; without it they are UML.
+const BackendVariable = "LUNAR_GUEST"
+
 // Options say what a guest is to be.
 type Options struct {
-	Memory    int    // in MiB; 0 is DefaultMemory
-	Initiator string // the name of its initiator; empty is Initiator
+	Backend   Backend // empty is what the environment says
+	Memory    int     // in MiB; 0 is DefaultMemory
+	Initiator string  // the name of its initiator; empty is Initiator
+	Layer     string  // a set of scripts/test-deps that goes above the root file system: "postgres"
+
+	// Disk is a further disk of the guest, /dev/vdb: a block device as QEMU's -blockdev takes it, but for its
+	// node-name. Not together with Layer; with QEMU alone, as Forward.
+	Disk string
+	// Forward is a TCP port of the guest that the host reaches at Guest.Forwarded.
+	Forward int
 }
 
 // A Guest is a running machine. Its methods may be called by one goroutine at a time.
 type Guest struct {
+	// Forwarded is where the host reaches the guest's port Options.Forward.
+	Forwarded string
+
 	dir     string // its processes work here
 	console *console
 	kernel  *process
-	slirp   *process
+	slirp   *process // its network, where that is a process of its own; else nil
 	agent   *agent
 }
 
@@ -64,6 +82,9 @@ func Boot(t testing.TB) *Guest {
 // fails under CI, where what a guest is made of was not fetched.
 func BootWith(t testing.TB, o Options) *Guest {
 	t.Helper()
+	if o.Backend == "" {
+		o.Backend = Backend(cmp.Or(os.Getenv(BackendVariable), string(UML)))
+	}
 	if o.Memory == 0 {
 		o.Memory = DefaultMemory
 	}
@@ -71,12 +92,7 @@ func BootWith(t testing.TB, o Options) *Guest {
 		o.Initiator = Initiator
 	}
 	if runtime.GOARCH != "amd64" {
-		deps.Skip(t, "user-mode Linux runs on amd64, this is "+runtime.GOARCH)
-	}
-	uml, helper := deps.Find(t, "linux.uml"), deps.Find(t, "libslirp-helper")
-	image := filepath.Join(deps.Dir(), "guest", "root.img")
-	if _, err := os.Stat(image); err != nil {
-		deps.Skip(t, "no disk to boot guests from: `scripts/test-deps guest` makes it: "+err.Error())
+		deps.Skip(t, "the guests' kernels are for amd64, this is "+runtime.GOARCH)
 	}
 	dir, err := os.MkdirTemp("", "lunar") // the test's own folder may be too long for a socket's path
 	if err != nil {
@@ -90,44 +106,37 @@ func BootWith(t testing.TB, o Options) *Guest {
 			t.Logf("the guest's console:\n%s", g.console.tail())
 		}
 	})
-	// Under a name without characters that mean something on the kernel's command line.
-	if err := os.Symlink(image, filepath.Join(dir, "root.img")); err != nil {
-		t.Fatal(err)
+	g.take(t, "root.img", "guest")
+	if o.Layer != "" {
+		g.take(t, o.Layer+".img", o.Layer)
 	}
 	if g.agent, err = listen(); err != nil {
 		t.Fatal(err)
 	}
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatalf("the guest's network: %v", err)
+	switch o.Backend {
+	case UML:
+		g.startUML(t, &o)
+	case QEMU:
+		g.startQEMU(t, &o)
+	default:
+		t.Fatalf("no backend %q for guests (%s): want %s or %s", o.Backend, BackendVariable, UML, QEMU)
 	}
-	card, wire := os.NewFile(uintptr(ends[0]), "card"), os.NewFile(uintptr(ends[1]), "wire")
-	defer card.Close()
-	defer wire.Close()
-	ctx := context.WithoutCancel(t.Context())
-	g.slirp = g.start(t, helper.Command(ctx, "--fd=3", "--exit-with-parent"), wire)
-	kernel := uml.Command(ctx,
-		fmt.Sprintf("mem=%dM", o.Memory), "ubd0r=root.img", "root=/dev/ubda", "ro", "rootfstype=ext4", "init=/lunar-init",
-		"vec0:transport=fd,fd=3", "con=null", "con0=null,fd:1", "quiet", "lunar.agent="+g.agent.address())
-	kernel.Env = memoryIn(kernel.Env, "/dev/shm", dir, o.Memory)
-	g.kernel = g.start(t, kernel, card)
 	g.script(t, bootTimeout, "cat >/run/prelude <<'PRELUDE'\n"+prelude+"\nPRELUDE\n")
 	g.script(t, bootTimeout, "start_initiator "+o.Initiator)
 	return g
 }
 
-// memoryIn is an environment in which user-mode Linux has its memory in a file below shm where there is room for
-// it, else below dir: on a disk a guest is slow, in a memory file system that is too small it dies in the midst.
-func memoryIn(env []string, shm, dir string, mib int) []string {
-	env = slices.DeleteFunc(env, func(kv string) bool {
-		name, _, _ := strings.Cut(kv, "=")
-		return name == "TMPDIR" || name == "TMP" || name == "TEMP"
-	})
-	var st unix.Statfs_t
-	if err := unix.Statfs(shm, &st); err != nil || st.Type != unix.TMPFS_MAGIC || int64(st.Bavail)*st.Bsize < int64(mib)<<20 {
-		env = append(env, "TMPDIR="+dir)
+// take puts a file that scripts/test-deps makes (as part of a set) into the guest's folder, under a name without
+// characters that mean something on a command line.
+func (g *Guest) take(t testing.TB, name, set string) {
+	t.Helper()
+	path := filepath.Join(deps.Dir(), "guest", name)
+	if _, err := os.Stat(path); err != nil {
+		deps.Skip(t, "guests lack a part: `scripts/test-deps "+set+"` makes it: "+err.Error())
 	}
-	return env
+	if err := os.Symlink(path, filepath.Join(g.dir, name)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Kill ends the guest as a power cut would, with its network. A guest that has ended already is no error.

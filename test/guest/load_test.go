@@ -70,11 +70,11 @@ func cuts(p *Proxy, l *load, interval time.Duration, n int) (cut int) {
 }
 
 // underCuts is a load whose connection is cut every second.
-func underCuts(t *testing.T, seconds int) {
+func underCuts(t *testing.T, o Options, seconds int) {
 	t.Helper()
 	s := serve(t, "64M")
 	p := NewProxy(t, s.Addr)
-	g := Boot(t)
+	g := BootWith(t, o)
 	l := verified(t, g, loginAt(t, g, p.Addr, settings[:]...), seconds)
 	cut := cuts(p, l, time.Second, seconds-1)
 	l.wait(t)
@@ -91,10 +91,10 @@ func underCuts(t *testing.T, seconds int) {
 }
 
 // underKills is a load whose lunard is killed (SIGKILL) n times and is up again at once.
-func underKills(t *testing.T, seconds, n int) {
+func underKills(t *testing.T, o Options, seconds, n int) {
 	t.Helper()
 	s := serve(t, "64M")
-	g := Boot(t)
+	g := BootWith(t, o)
 	l := verified(t, g, s.login(t, g, settings[:]...), seconds)
 	tick := time.NewTicker(time.Duration(seconds) * time.Second / time.Duration(n+1))
 	defer tick.Stop()
@@ -113,20 +113,25 @@ func underKills(t *testing.T, seconds, n int) {
 
 func TestCutsUnderLoad(t *testing.T) {
 	t.Parallel()
-	underCuts(t, loadSeconds)
+	underCuts(t, Options{}, loadSeconds)
 }
 
 func TestKillUnderLoad(t *testing.T) {
 	t.Parallel()
-	underKills(t, loadSeconds, kills)
+	underKills(t, Options{}, loadSeconds, kills)
 }
 
 // A guest that loses its power comes back under the same name: its old session is replaced, and what it had
 // flushed is there.
 func TestRebootWithoutLogout(t *testing.T) {
 	t.Parallel()
+	reboot(t, Options{})
+}
+
+func reboot(t *testing.T, o Options) {
+	t.Helper()
 	s := serve(t, "128M")
-	g := Boot(t)
+	g := BootWith(t, o)
 	disk := s.login(t, g)
 	g.Run(t, `
 		set -e
@@ -139,7 +144,7 @@ func TestRebootWithoutLogout(t *testing.T) {
 	busy.Until(t, time.Minute, "begun")
 	g.Kill(t)
 
-	g = Boot(t)
+	g = BootWith(t, o)
 	disk = s.login(t, g)
 	g.Run(t, `
 		set -e

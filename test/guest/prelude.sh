@@ -76,3 +76,91 @@ fill() {
 
 # checked DIR: fails when a file that fill made differs from its sum.
 checked() { (cd "$1" && md5sum --quiet -c sums); }
+
+# as NAME IQN PORTAL INITIATOR: logs in once more, through an interface record NAME of another initiator's name, and
+# says the disk (LUN 1) that this session has.
+as() {
+	local name=$1 iqn=$2 portal=$3
+	{
+		iscsiadm -m iface -I "$name" -o new
+		iscsiadm -m iface -I "$name" -o update -n iface.initiatorname -v "$4"
+		iscsiadm -m node -T "$iqn" -p "$portal" -I "$name" -o new
+		iscsiadm -m node -T "$iqn" -p "$portal" -I "$name" --login
+	} >/run/as.log || { cat /run/as.log; tail -n 20 /run/iscsid.log; return 1; }
+	wait_for 30 disk_of "$iqn" "$4"
+}
+disk_of() {
+	local s b
+	for s in $(sessions "$1"); do
+		[ "$(<"$s/initiatorname")" = "$2" ] || continue
+		for b in "$s"/device/target*/*:1/block/*; do
+			[ -b "/dev/${b##*/}" ] && echo "/dev/${b##*/}"
+		done
+	done | grep .
+}
+
+# outcome COMMAND…: how an access of a disk went, in a word: "ok", "conflict" (with a reservation), or an error.
+outcome() {
+	local said
+	if said=$("$@" 2>&1); then
+		echo ok
+	elif [[ $said == *"Invalid exchange"* ]]; then # EBADE, what the kernel makes of RESERVATION CONFLICT
+		echo conflict
+	else
+		echo "error: $said"
+	fi
+}
+
+# access DISK: how a read and a write go, past the page cache.
+access() {
+	echo "read $(outcome dd "if=$1" of=/dev/null bs=4k count=1 iflag=direct status=none)," \
+		"write $(outcome dd if=/dev/zero "of=$1" bs=4k count=1 oflag=direct conv=notrunc status=none)"
+}
+
+# start_multipath: udevd and multipathd, which makes one device of a LUN's paths and uses one of them at a time.
+start_multipath() {
+	modprobe -a dm-multipath dm-service-time || return
+	cat >/etc/multipath.conf <<-CONF
+		defaults {
+			find_multipaths no
+			user_friendly_names no
+			path_grouping_policy failover
+			failback manual
+			path_checker tur
+			polling_interval 1
+			max_polling_interval 1
+			fast_io_fail_tmo 3
+			no_path_retry queue
+		}
+	CONF
+	/usr/lib/systemd/systemd-udevd --daemon || return
+	udevadm trigger && udevadm settle && multipathd || return
+	wait_for 20 multipathd show daemon >/dev/null
+}
+
+# multipath_device N: the one device there is, once it has N paths that work.
+multipath_device() {
+	wait_for 60 working_paths "$1" >/dev/null && multipathd show maps raw format /dev/mapper/%n | head -n 1
+}
+# A path that is in no map is "[orphan]".
+working_paths() { [ "$(multipathd show paths raw format '%t %T %m' | grep -c '^active ready [^[]')" = "$1" ]; }
+
+# paths IQN: "ADDRESS:PORT DEVICE WRITES" for each session, with how many writes went that way so far.
+paths() {
+	local s c b
+	for s in $(sessions "$1"); do
+		c=$(echo "$s"/device/connection*/iscsi_connection/*)
+		for b in "$s"/device/target*/*:1/block/*; do
+			set -- $(<"$b/stat")
+			echo "$(<"$c/persistent_address"):$(<"$c/persistent_port") ${b##*/} $5"
+		done
+	done
+}
+
+# path_state: for who waited in vain for a path.
+path_state() {
+	multipathd show paths
+	iscsiadm -m session -P 1
+	tail -n 20 /run/iscsid.log
+	return 1
+}

@@ -20,10 +20,13 @@ type process struct {
 	guard *guard
 }
 
+// start starts a process of the guest; fd3 is its descriptor 3, or nil.
 func (g *Guest) start(t testing.TB, c *exec.Cmd, fd3 *os.File) *process {
 	t.Helper()
 	c.Dir = g.dir
-	c.ExtraFiles = []*os.File{fd3}
+	if fd3 != nil {
+		c.ExtraFiles = []*os.File{fd3}
+	}
 	c.Stdout, c.Stderr = g.console, g.console
 	// HOME is where user-mode Linux keeps its sockets.
 	c.Env = append(c.Env, "HOME="+g.dir)
@@ -44,6 +47,14 @@ func (g *Guest) start(t testing.TB, c *exec.Cmd, fd3 *os.File) *process {
 		t.Fatalf("a guard for %s: %v", p.name, err)
 	}
 	return p
+}
+
+// ended is closed when the process has ended; of one that there is not, it never is.
+func (p *process) ended() <-chan struct{} {
+	if p == nil {
+		return nil
+	}
+	return p.done
 }
 
 // kill ends the process and all that it started, and returns when they are gone.

@@ -10,7 +10,7 @@ import (
 // A Proxy stands between a guest and lunard and cuts their connections when it is told to, as a network that
 // fails does.
 type Proxy struct {
-	Addr string // where initiators log in, 127.0.0.2:PORT
+	Addr string // where initiators log in, 127.0.0.2:PORT or as NewProxyAt was told
 
 	l  net.Listener
 	to string
@@ -18,7 +18,7 @@ type Proxy struct {
 	mu       sync.Mutex
 	pairs    map[*pair]struct{} // guarded by mu
 	accepted int                // guarded by mu
-	closed   bool               // guarded by mu
+	down     bool               // guarded by mu; what comes is turned away
 	wg       sync.WaitGroup     // its goroutines
 }
 
@@ -28,7 +28,13 @@ type pair struct{ in, out *net.TCPConn }
 // NewProxy starts a proxy for lunard's portal; it ends with the test.
 func NewProxy(t testing.TB, portal string) *Proxy {
 	t.Helper()
-	l, err := net.Listen("tcp", Portal)
+	return NewProxyAt(t, Portal, portal)
+}
+
+// NewProxyAt is NewProxy with a place for initiators to log in: an address that guests reach, and a port or 0.
+func NewProxyAt(t testing.TB, addr, portal string) *Proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,10 +43,7 @@ func NewProxy(t testing.TB, portal string) *Proxy {
 	go p.accept()
 	t.Cleanup(func() {
 		l.Close()
-		p.mu.Lock()
-		p.closed = true
-		p.mu.Unlock()
-		p.Cut(false)
+		p.Down()
 		p.wg.Wait()
 	})
 	return p
@@ -68,7 +71,7 @@ func (p *Proxy) serve(in *net.TCPConn) {
 	both := &pair{in: in, out: c.(*net.TCPConn)}
 	defer c.Close()
 	p.mu.Lock()
-	if p.closed {
+	if p.down {
 		p.mu.Unlock()
 		return
 	}
@@ -105,6 +108,21 @@ func (p *Proxy) Cut(reset bool) int {
 		c.out.Close()
 	}
 	return len(p.pairs)
+}
+
+// Down cuts all connections, and what comes from then on, until Up.
+func (p *Proxy) Down() {
+	p.mu.Lock()
+	p.down = true
+	p.mu.Unlock()
+	p.Cut(false)
+}
+
+// Up ends Down.
+func (p *Proxy) Up() {
+	p.mu.Lock()
+	p.down = false
+	p.mu.Unlock()
 }
 
 // Accepted is how many connections have reached lunard so far.

@@ -42,8 +42,6 @@ type Config struct {
 	MaxLoginsPerIP  int           // of these, from one address
 	MaxSessions     int           // normal sessions of the whole server
 	BufferBytes     int64         // memory kept for data of commands, all targets together
-	SessionBytes    int64         // of these, for one session; 0: a quarter
-	UnitBytes       int64         // of these, for what one logical unit has not done yet; 0: a half
 	SendTimeout     time.Duration // a connection may take nothing of what waits for it for so long
 	MaxBacklog      int           // bytes of a connection that wait to be sent before further reads wait
 	MaxQueuedPDUs   int           // PDUs of a connection that wait to be sent before it is given up
@@ -106,12 +104,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.BufferBytes == 0 {
 		c.BufferBytes = DefaultBufferBytes
-	}
-	if c.SessionBytes == 0 {
-		c.SessionBytes = max(c.BufferBytes/sessionPart, 1)
-	}
-	if c.UnitBytes == 0 {
-		c.UnitBytes = max(c.BufferBytes/unitPart, 1)
 	}
 	return c
 }

@@ -184,7 +184,7 @@ func (c *conn) handle(h *pdu.Header, ahs, data []byte) {
 	if c.se.s.Waiting() {
 		c.se.arm()
 	}
-	if c.se.s.Kept() != c.se.kept {
+	if c.se.s.Kept()|c.se.kept != 0 {
 		c.keepKept()
 	}
 	if c.out.bytes >= flushBytes && !c.blocked && !c.dead {

@@ -304,7 +304,6 @@ func (l *loop) newSession(t *Target, nexus sam.Nexus, res login.Result) *sess {
 	se := &sess{t: t, user: res.AuthUser, luns: map[sam.LUN]*lunNexus{},
 		s: session.New(nexus, tsih, login.Normal, res.Params, res.CmdSN, l.s.cfg.Limit, &l.tasks)}
 	se.timer.F = se.tick
-	se.share.Limit = int(l.s.cfg.SessionBytes)
 	t.sessions[tsih] = se
 	t.byNexus[nexus] = se
 	l.s.sessions.Add(1)

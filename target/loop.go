@@ -401,6 +401,7 @@ func (l *loop) close(ctx context.Context) error {
 		errs = append(errs, c.Close())
 	}
 	l.shared = map[any]io.Closer{}
+	l.shutMemory()
 	l.ev.Unlock()
 	errs = append(errs, l.ev.Close())
 	return errors.Join(errs...)

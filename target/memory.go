@@ -6,16 +6,18 @@ import (
 	"github.com/lunar-iscsi/lunar/target/evloop"
 )
 
-// How the budget is shared out. A session has at most a part of it, so that one initiator that asks for much and takes nothing, or
-// announces data and sends none, leaves the others theirs; and a logical unit, so that a store that is silent does not end up with all of
+// How the budget is shared out: see evloop.Share. A session has one, so that initiators that ask for much and take nothing, or announce data
+// and send none, leave the others theirs; and a logical unit, so that a store that is silent does not end up with all of
 // it, its initiators coming back with new sessions and new writes while the old ones are in doubt.
 const (
-	sessionPart = 4 // Config.SessionBytes is BufferBytes divided by it
-	unitPart    = 2 // Config.UnitBytes likewise
 	// ownArenas is how many arenas a loop has outside the budget: the present one and the spares.
 	ownArenas = spareArenas + 1
+	// arenaPart bounds what arenas beyond these take: no further ones where less than one part in so many of the budget is free.
+	arenaPart = 2
 	// shortUnread is how much of what was copied for a connection that takes nothing may wait when memory is short.
 	shortUnread = 64 << 10
+	// keptFree is what a session may keep by itself without asking: text of the usual length.
+	keptFree = 8 << 10
 )
 
 // lend returns a buffer of n bytes for what se sends or asks for; nil: it has its share, or there is no memory.
@@ -37,7 +39,7 @@ func (r *record) entrust() bool {
 // budget's; one that headers must go to is made in any case.
 func (l *loop) newArena() *arena {
 	a := &arena{b: make([]byte, arenaSize)}
-	if l.arenas >= ownArenas {
+	if l.arenas >= ownArenas && !l.short() {
 		a.charged = l.s.budget.Take(arenaSize)
 		if !a.charged {
 			l.pool.Trim()
@@ -71,20 +73,23 @@ func (l *loop) mayPlace(n int) bool {
 }
 
 // short reports whether memory is short: there is none for another arena.
-func (l *loop) short() bool { return l.s.budget.Used()+arenaSize > l.s.budget.Limit() }
+func (l *loop) short() bool {
+	b := l.s.budget
+	return b.Used()-int64(l.pool.Kept())+arenaSize > b.Limit()-b.Limit()/arenaPart
+}
 
-// keepKept charges what the session keeps by itself (requests ahead of a CmdSN gap, text) to the budget.
+// keepKept charges what the session keeps by itself (requests ahead of a CmdSN gap, text) to the budget, beyond what every session may.
 func (c *conn) keepKept() {
 	se := c.se
-	now := se.s.Kept()
+	now := max(se.s.Kept()-keptFree, 0)
 	if se.ended || now == se.kept {
 		return
 	}
 	b := c.l.s.budget
 	if now < se.kept {
 		b.Give(se.kept - now)
-	} else if n := now - se.kept; !b.Take(n) {
-		c.drop(dropNoMemory, fmt.Sprintf("no memory for %d bytes of requests ahead of a CmdSN gap, or of text", now))
+	} else if !b.Take(now - se.kept) {
+		c.drop(dropNoMemory, fmt.Sprintf("no memory for %d bytes of requests ahead of a CmdSN gap, or of text", now+keptFree))
 		return
 	}
 	se.kept = now
@@ -101,4 +106,13 @@ func (c *conn) stalled(now int64) {
 		return
 	}
 	c.drop(dropUnread, fmt.Sprintf("it does not read: of %d bytes that wait for it none was taken for %v", c.out.bytes, c.l.s.cfg.SendTimeout))
+}
+
+// shutMemory gives back to the budget what the loop keeps for reuse: it ends.
+func (l *loop) shutMemory() {
+	l.pool.Shut()
+	if a := l.arena; a != nil && a.refs == 0 {
+		l.arena = nil
+		l.retire(a)
+	}
 }

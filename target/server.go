@@ -44,8 +44,6 @@ type Config struct {
 	LoginFailDelay  time.Duration // the longest wait for the answer to a login that failed to authenticate; negative: none
 	MaxSessions     int           // normal sessions of the whole server
 	BufferBytes     int64         // memory kept for data of commands, all targets together
-	SessionBytes    int64         // of these, for one session; 0: a quarter
-	UnitBytes       int64         // of these, for what one logical unit has not done yet; 0: a half
 	SendTimeout     time.Duration // a connection may take nothing of what waits for it for so long
 	MaxBacklog      int           // bytes of a connection that wait to be sent before further reads wait
 	MaxQueuedPDUs   int           // PDUs of a connection that wait to be sent before it is given up
@@ -110,12 +108,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.BufferBytes == 0 {
 		c.BufferBytes = DefaultBufferBytes
-	}
-	if c.SessionBytes == 0 {
-		c.SessionBytes = max(c.BufferBytes/sessionPart, 1)
-	}
-	if c.UnitBytes == 0 {
-		c.UnitBytes = max(c.BufferBytes/unitPart, 1)
 	}
 	return c
 }

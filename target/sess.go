@@ -22,7 +22,7 @@ type sess struct {
 	luns  map[sam.LUN]*lunNexus // those that commands have named
 	last  *lunNexus             // the one that the last command named
 	share evloop.Share          // of the budget
-	kept  int                   // what s.Kept was when the budget last heard of it
+	kept  int                   // of what s.Kept is, how much the budget was charged
 	keep  bool                  // a connection of it is being replaced: it outlives the loss of its last one
 	ended bool
 }

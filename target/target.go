@@ -160,7 +160,7 @@ func (t *Target) putDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig, st
 		}
 		return err
 	}
-	return t.putLocked(lun, &unit{lu: lu, store: st, state: state, share: evloop.Share{Limit: int(t.s.cfg.UnitBytes)}})
+	return t.putLocked(lun, &unit{lu: lu, store: st, state: state})
 }
 
 // ShareDisk puts the disk behind another target's LUN behind this one's LUN of number lun, too: one logical unit with one set

@@ -144,8 +144,6 @@ func (o *options) command() *cobra.Command {
 	f.DurationVar(&o.nop.timeout, "nop-timeout", 30*time.Second, "time to answer a ping")
 	f.DurationVar(&o.drain, "drain-timeout", o.drain, "time initiators get to log out before the daemon ends")
 	f.Int64Var(&c.BufferBytes, "buffer-bytes", target.DefaultBufferBytes, "memory for data on its way")
-	f.Int64Var(&c.SessionBytes, "session-bytes", 0, "of these, for one session (default a quarter)")
-	f.Int64Var(&c.UnitBytes, "unit-bytes", 0, "of these, for what one disk has not done yet (default a half)")
 	f.DurationVar(&c.SendTimeout, "send-timeout", target.DefaultSendTimeout, "time an initiator may take nothing of what waits for it")
 	f.DurationVar(&o.data, "data-timeout", time.Duration(session.DefaultDataTimeout), "time without any of a write's data that was asked for or announced")
 	f.IntVar(&c.MaxBacklog, "max-backlog", target.DefaultMaxBacklog, "unsent bytes of a connection before its reads wait")

@@ -18,6 +18,9 @@ const (
 	// PoolIdle is the beat at which a pool in a loop gives back what it did not need since the last.
 	PoolIdle = time.Second
 
+	// ShareReserve is the part of a budget, one in so many, that nobody gets who has something of it already.
+	ShareReserve = 8
+
 	classes  = 9 // 4K, 8K, … 1M
 	minShift = 12
 	pageSize = 4096
@@ -61,22 +64,22 @@ type Buf struct {
 	on    [2]*Share // what it is charged to besides the budget
 }
 
-// Share bounds what one borrower among many has of a budget, so that none can use it up. It belongs to one loop. Whoever has nothing gets
-// one buffer of any size.
-type Share struct {
-	Limit int // bytes; 0: none but the budget's
-	used  int
-}
+// Share bounds what one borrower among many has of a budget, so that none can use it up, nor many together that take what
+// they can get: nobody gets more than half of what is then still free, and what is free does not count ShareReserve, which is there for
+// those who have nothing: they get one buffer of any size. One alone comes to 29 % of the budget. It belongs to one loop.
+type Share struct{ used int }
 
 // Used is how many bytes are lent on s.
 func (s *Share) Used() int { return s.used }
 
-func (s *Share) room(n int) bool { return s.Limit == 0 || s.used == 0 || s.used+n <= s.Limit }
-
-// Charge charges b to s as well, and says whether s had room for it; if not, nothing was charged. Put gives it back.
+// Charge charges b, which its pool has just lent, to s as well, and says whether s may have that much; if not, nothing was charged. Put
+// gives it back.
 func (b *Buf) Charge(s *Share) bool {
-	if !s.room(len(b.mem)) {
-		return false
+	if p := b.pool; s.used != 0 {
+		free := p.budget.limit - p.budget.used.Load() + int64(p.kept)
+		if 2*int64(s.used+len(b.mem)) > free-p.budget.limit/ShareReserve {
+			return false
+		}
 	}
 	for i := range b.on {
 		if b.on[i] == nil {
@@ -210,6 +213,12 @@ func (p *Pool) Trim() {
 	for c := range p.free {
 		p.drop(c, len(p.free[c]))
 	}
+}
+
+// Shut gives back what is kept for reuse, and what is put back from now on at once: the pool's loop has ended.
+func (p *Pool) Shut() {
+	p.keep = -1
+	p.Trim()
 }
 
 // trimUnused gives back what lay unused since it was last called.

@@ -185,38 +185,70 @@ func BenchmarkPool(b *testing.B) {
 	}
 }
 
-// A share bounds one borrower, whatever the budget has left, and is whole again when everything was put back.
+// What a pool keeps goes back to the budget with it, and what comes back later too.
+func TestShut(t *testing.T) {
+	budget := NewBudget(1 << 20)
+	p := NewPool(nil, budget, 0)
+	late := p.Get(4096)
+	p.Put(p.Get(64 << 10))
+	p.Shut()
+	if budget.Used() != 4096 {
+		t.Errorf("%d bytes are used", budget.Used())
+	}
+	p.Put(late)
+	if budget.Used() != 0 {
+		t.Errorf("%d bytes are left", budget.Used())
+	}
+}
+
+// A share bounds one borrower by what is free: one has less than a third, and many that take what they can get leave room for the next.
 func TestShares(t *testing.T) {
-	p := NewPool(nil, NewBudget(64<<20), 0)
-	one, two := Share{Limit: 1 << 20}, Share{Limit: 2 << 20}
+	const limit, size = 16 << 20, 64 << 10
+	p := NewPool(nil, NewBudget(limit), 0)
 	var out []*Buf
-	for i := range 8 {
-		b := p.Get(256 << 10)
-		if got := b.Charge(&two); got != true {
-			t.Fatalf("buffer %d: no room for it", i)
+	take := func(s *Share) (n int) {
+		for {
+			b := p.Get(size)
+			if b == nil {
+				return n
+			}
+			if !b.Charge(s) {
+				p.Put(b)
+				return n
+			}
+			out = append(out, b)
+			n += size
 		}
-		if got := b.Charge(&one); got != (i < 4) {
-			t.Fatalf("buffer %d: charged %v", i, got)
-		}
-		out = append(out, b)
 	}
-	if one.Used() != 1<<20 || two.Used() != 2<<20 {
-		t.Fatalf("%d and %d are used", one.Used(), two.Used())
+	shares := make([]Share, 12)
+	if n := take(&shares[0]); n < limit/4 || n > limit*3/10 || n != shares[0].Used() {
+		t.Errorf("one has taken %d of %d, and %d says its share", n, limit, shares[0].Used())
 	}
-	out[0].Discharge(&two)
-	out[7].Discharge(&one)
-	if one.Used() != 1<<20 || two.Used() != 7<<18 {
-		t.Fatalf("%d and %d are used after one was discharged", one.Used(), two.Used())
+	for i := range shares {
+		take(&shares[i])
 	}
-	for _, b := range out {
+	if free := limit - p.Lent(); free < limit/ShareReserve-len(shares)*size {
+		t.Errorf("%d bytes are left", free)
+	}
+	var next, also Share
+	b := p.Get(size)
+	if !b.Charge(&next) || !b.Charge(&also) {
+		t.Error("whoever has nothing gets nothing")
+	}
+	b.Discharge(&also)
+	if next.Used() != size || also.Used() != 0 {
+		t.Errorf("%d and %d are used", next.Used(), also.Used())
+	}
+	for _, b := range append(out, b) {
 		p.Put(b)
 	}
-	if one.Used() != 0 || two.Used() != 0 {
-		t.Fatalf("%d and %d are left", one.Used(), two.Used())
+	for i := range shares {
+		if shares[i].Used() != 0 {
+			t.Fatalf("%d bytes of share %d are left", shares[i].Used(), i)
+		}
 	}
-	large := p.Get(16 << 20)
-	if !large.Charge(&one) || p.Get(4096).Charge(&one) {
-		t.Error("whoever has nothing gets one of any size, and only one")
+	large := p.Get(limit) // all is there again
+	if large == nil || !large.Charge(&next) {
+		t.Error("whoever has nothing gets one of any size")
 	}
-	p.Put(large)
 }

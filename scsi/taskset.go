@@ -50,6 +50,10 @@ func (lu *LU) Await(c *Command) {
 func (lu *LU) enter(c *Command) Outcome {
 	n := c.Nexus
 	if n != nil && len(n.early) != 0 {
+		if c.state == awaiting && !lu.recheck(c) {
+			lu.unawait(c)
+			return Done
+		}
 		at := slices.Index(n.early, c)
 		if at < 0 {
 			at = len(n.early)
@@ -181,7 +185,7 @@ func (lu *LU) admit() bool {
 		found = true
 		lu.unawait(c)
 		lu.untrack(c)
-		if lu.enterSet(c) == Done {
+		if !lu.recheck(c) || lu.enterSet(c) == Done {
 			lu.host.Done(c)
 		}
 	}
@@ -189,11 +193,24 @@ func (lu *LU) admit() bool {
 		found = true
 		lu.set.dormant.pop()
 		lu.untrack(c)
-		if lu.run(c) == Done {
+		if !lu.recheck(c) || lu.run(c) == Done {
 			lu.host.Done(c)
 		}
 	}
 	return found
+}
+
+// recheck looks again at what Prepare has seen of the mode parameters, which may have changed while c waited: a write that is
+// carried out after the volatile cache was turned off is durable when it ends, and none is after the medium was write-protected.
+func (lu *LU) recheck(c *Command) bool {
+	if c.span.kind != writeSpan {
+		return true
+	}
+	if lu.protected {
+		return lu.writeProtected(c)
+	}
+	lu.durable(c)
+	return true
 }
 
 // nextHeld returns a command that is not behind one of its own nexus any more; nil: there is none.

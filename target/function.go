@@ -40,9 +40,18 @@ func (l *loop) function(kind session.ActionKind, sc *session.Conn, m *session.TM
 	case session.ClearSet:
 		acts = l.clearUnit(se, ln.lu, m, acts)
 	default:
-		acts = l.abortAll(se.s.AbortTasks(m, false, func(t *session.Task) bool { return t.LUN == lun }, nil), m, acts)
+		acts = l.abortAll(se.s.AbortTasks(m, false, sameLUN(lun), nil), m, acts)
 	}
 	return se.s.TMFDone(m, true, acts)
+}
+
+// sameLUN returns a function that says whether a task names the logical unit lun, in whichever form.
+func sameLUN(lun sam.LUN) func(*session.Task) bool {
+	n, single := lun.Number()
+	return func(t *session.Task) bool {
+		m, ok := t.LUN.Number()
+		return t.LUN == lun || single && ok && m == n
+	}
 }
 
 // resetUnit aborts the commands of every nexus at lu for se's function m and resets it.

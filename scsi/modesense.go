@@ -50,6 +50,18 @@ type modes struct {
 	taskAborted     bool // TAS: commands that another nexus aborts end TASK ABORTED
 }
 
+// FormatSense returns sense data in the format that D_SENSE asks for: b itself, or its like.
+func (lu *LU) FormatSense(b []byte) []byte {
+	if !lu.modes.descriptorSense {
+		return b
+	}
+	d, err := sense.Parse(b)
+	if err != nil {
+		return b
+	}
+	return d.AppendDescriptor(nil)
+}
+
 func findModePage(code byte) *modePage {
 	for i := range modePages {
 		if modePages[i].code == code {

@@ -430,3 +430,50 @@ func TestLUNsChange(t *testing.T) {
 		}
 	}
 }
+
+// TestDescriptorSense: D_SENSE holds for the faults that the transport tells, too.
+func TestDescriptorSense(t *testing.T) {
+	for _, on := range []bool{false, true} {
+		r := newRig(t, Config{}, "")
+		admin, c := r.login(1), r.rawLogin(2)
+		c.Timeout = testWait
+		list := make([]byte, 4+12)
+		list[4], list[5] = 0x0a, 0x0a
+		binary.BigEndian.PutUint16(list[4+8:], 600)
+		want := byte(0x70)
+		if on {
+			list[4+2], want = 0x04, 0x72
+		}
+		if res, err := admin.Command(r.ctx(), lun1, []byte{cdb.ModeSelect6, 0x10, 0, 0, byte(len(list)), 0}, list, 0); err != nil || res.Err() != nil {
+			t.Fatal(err, res.Err())
+		}
+		for range 2 { // unit attentions
+			if _, err := c.ReadCommand(lun1, initiator.TestUnitReady(), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		both := c.CommandHeader(lun1, read10(0, 1), true, true, 512)
+		if err := c.Send(both, nil); err != nil {
+			t.Fatal(err)
+		}
+		res, err := c.Finish(both.ITT())
+		if key, asc, _, _ := initiator.SenseFields(res.Sense); err != nil || res.Sense[0] != want || key != 5 || asc != 0x24 {
+			t.Errorf("a bidirectional command: %v, %x", err, res.Sense)
+		}
+		short := c.CommandHeader(lun1, write10(0, 8), false, true, 4096)
+		if err := c.Send(short, nil); err != nil {
+			t.Fatal(err)
+		}
+		p, err := c.Expect(pdu.OpR2T)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.DataOut(lun1, short.ITT(), p.TTT(), 0, 0, block('s', 1), true); err != nil {
+			t.Fatal(err)
+		}
+		res, err = c.Finish(short.ITT())
+		if key, asc, ascq, _ := initiator.SenseFields(res.Sense); err != nil || res.Sense[0] != want || key != 0xb || asc != 0x0c || ascq != 0x0d {
+			t.Errorf("less data than was asked for: %v, %x", err, res.Sense)
+		}
+	}
+}

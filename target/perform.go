@@ -53,6 +53,9 @@ func (l *loop) perform(acts []session.Action) {
 			l.giveBuf(r)
 			acts = l.respond(r, session.DataFaultResult(), acts)
 		case session.Send, session.SendUrgent, session.SendData:
+			if a.Kind == session.Send {
+				l.formatSense(a)
+			}
 			a.Conn.Ref.(*conn).queue(a, nil)
 		case session.Abort:
 			acts = l.abort(a.Task.Ref.(*record), a.TMF, acts)
@@ -269,6 +272,9 @@ func (l *loop) respond(r *record, res session.Result, acts []session.Action) []s
 	from := len(acts)
 	acts = c.se.s.Completed(t, res, acts)
 	for i := from; i < len(acts); i++ {
+		if acts[i].Kind == session.Send {
+			l.formatSense(&acts[i])
+		}
 		c.queue(&acts[i], r)
 	}
 	acts = acts[:from]

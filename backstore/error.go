@@ -19,7 +19,7 @@ const (
 	ClassNoSpace                  // no space, until an administrator acts
 	ClassNoSpaceTemp              // no space at the moment
 	ClassReadOnly                 // writing is not allowed
-	ClassTimeout                  // no answer in time; the request may still be applied
+	ClassTimeout                  // no answer in time; like every error it promises that the request is not applied later
 	ClassFenced                   // this opener has been shut out
 	ClassTransport                // the connection to the engine failed
 	ClassRange                    // outside the volume or its multiples

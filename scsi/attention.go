@@ -56,7 +56,10 @@ type NexusLU struct {
 	attentions uint32 // pending conditions, bits in the order of attentions
 	denied     uint32 // what reservations keep this nexus from, bits by resvClass
 	pending    int    // commands in the task set
-	at         int    // in lu.nexuses
+	// early are the commands that have come, in order, and are not in the task set yet: their data is to come, or they keep behind
+	// one whose data is.
+	early []*Command
+	at    int // in lu.nexuses
 }
 
 // Attach makes the LU known to a nexus, with a power-on unit attention pending.
@@ -116,6 +119,40 @@ func (lu *LU) Raise(code sense.Code, except *NexusLU) {
 		}
 	}
 }
+
+// TaskAborted reports whether commands that another nexus's commands and functions abort are to be answered TASK ABORTED: the TAS
+// bit of the control mode page.
+func (lu *LU) TaskAborted() bool { return lu.modes.taskAborted }
+
+// Cleared says that commands of n were aborted for another nexus. Where they were not answered, a unit attention tells of it
+// (SAM-5 §5.14, COMMANDS CLEARED BY ANOTHER INITIATOR).
+func (lu *LU) Cleared(n *NexusLU) { lu.cleared(n) }
+
+func (lu *LU) cleared(n *NexusLU) {
+	if !lu.modes.taskAborted {
+		n.raise(sense.CommandsClearedByOther)
+	}
+}
+
+// ResetNexus does for one nexus what its loss does (SAM-5 §6.3.4), after the host has aborted its commands: RESERVE ends, and a
+// unit attention tells of it. What it registered stays.
+func (lu *LU) ResetNexus(n *NexusLU) {
+	if lu.reserver == n {
+		lu.unreserve()
+	}
+	n.raise(sense.NexusLoss)
+}
+
+// Pending returns the unit attention condition that the nexus will be told next, without clearing it, and how many there are; 0: none.
+func (n *NexusLU) Pending() (next sense.Code, count int) {
+	if n.attentions == 0 {
+		return 0, 0
+	}
+	return attentions[bits.TrailingZeros32(n.attentions)], bits.OnesCount32(n.attentions)
+}
+
+// Withdraw takes a pending unit attention condition back, whose reason is no more.
+func (n *NexusLU) Withdraw(code sense.Code) { n.attentions &^= 1 << attentionBit(code) }
 
 // Reset ends what a reset ends in the LU, after the host has aborted the pending commands, and establishes
 // a unit attention condition for every attached nexus: 29h/03h after LOGICAL UNIT RESET, 29h/02h after a

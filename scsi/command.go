@@ -30,14 +30,18 @@ type Host interface {
 	// or SetOffline, never from within Prepare, Execute, Abort or Reset.
 	Done(c *Command)
 	// AbortNexus aborts, by Abort, the commands of a nexus at its LU but one, whatever they wait for, and returns how many: what
-	// PREEMPT AND ABORT asks for. It is called on the loop, from within Execute or Completed.
-	AbortNexus(n *NexusLU, except *Command) int
+	// PREEMPT AND ABORT asks for. With tell each is answered TASK ABORTED (TAS is 1), without it none is. It is called
+	// on the loop, from within Execute or Completed.
+	AbortNexus(n *NexusLU, except *Command, tell bool) int
 }
 
 // An Inventory lists the logical units that a nexus can see.
 type Inventory interface {
 	// AppendLUNs appends their LUNs in ascending order.
 	AppendLUNs(dst []sam.LUN) []sam.LUN
+	// Reported says that a nexus has been told: at none of its units a unit attention for a change of the inventory is
+	// pending any more (SPC-4, REPORT LUNS).
+	Reported(n sam.Nexus)
 }
 
 // A Command is one SCSI command at one LU. The host pools them: a Command that has ended may be filled
@@ -50,8 +54,7 @@ type Command struct {
 	// CDB is the host's memory, valid until the command has ended; at least as long as the operation
 	// code's group says.
 	CDB []byte
-	// Attr is the task attribute. Commands whose blocks overlap keep their order whatever it says; what ORDERED and HEAD
-	// OF QUEUE ask for beyond that is not applied.
+	// Attr is the task attribute; sam.Untagged is SIMPLE. See taskSet.
 	Attr sam.TaskAttribute
 	// OutLen is the number of Data-Out bytes that the initiator will send, 0 if none.
 	OutLen uint32
@@ -120,7 +123,7 @@ func (c *Command) reset(lu *LU) {
 	c.lu = lu
 	c.In, c.Out, c.Length = 0, 0, 0
 	c.Status, c.Sense, c.Data = sam.Good, nil, nil
-	c.flags, c.plan, c.state, c.off, c.slot = 0, 0, idle, 0, noSlot
+	c.flags, c.plan, c.state, c.off, c.slot, c.span = 0, 0, idle, 0, noSlot, span{}
 	c.bounce, c.job, c.yielded = nil, nil, false
 }
 

@@ -37,7 +37,7 @@ type DiskConfig struct {
 	NoWriteSame       bool
 	NoCompareAndWrite bool
 
-	// Functions are the task management functions that the host carries out; ABORT TASK, ABORT TASK SET and the resets.
+	// Functions are the task management functions that the host carries out; all but TASK REASSIGN.
 	Functions []sam.TMF
 
 	MaxWriteSame int64 // bytes of one WRITE SAME; DefaultMaxWriteSame

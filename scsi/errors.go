@@ -17,19 +17,9 @@ type answer struct {
 	lba    bool       // INFORMATION: the first block that may be wrong
 }
 
-// answers is the one translation of store errors. What initiators do on it:
-//
-//   - NOT READY 04h/01h: Linux retries after a delay until the command's whole time (timeout times retries) is
-//     over; Windows and ESXi retry as well. Never MEDIUM ERROR for an engine that is away: Linux would
-//     fail the I/O at once, file systems go read-only and md or ZFS throw the disk out.
-//   - ABORTED COMMAND: all three retry a few times at once.
-//   - BUSY: Linux and Windows requeue after a pause without counting it as an error; ESXi backs off.
-//   - MEDIUM ERROR, HARDWARE ERROR: no retry that would help; the I/O fails. Linux multipath does not try
-//     another path for MEDIUM ERROR.
-//   - NOT READY 04h/0Ch: multipath drivers turn to another path.
-//   - DATA PROTECT 27h/07h: Linux reports ENOSPC, ESXi pauses the virtual machines on it (out of
-//     space), Windows fails the write.
-//   - HARDWARE ERROR 3Eh/01h: ESXi takes the device as permanently lost and fails over.
+// answers is the one translation of store errors; docs/errors.md has what initiators do on each, and a test holds the two together.
+// An engine that is away is never a MEDIUM ERROR: Linux would fail the I/O at once, file systems go read-only and md or ZFS throw
+// the disk out.
 var answers = [...]answer{
 	backstore.ClassInternal:    {sam.CheckCondition, sense.HardwareError, sense.InternalTargetFailure, sense.InternalTargetFailure, false},
 	backstore.ClassMedium:      {sam.CheckCondition, sense.MediumError, sense.UnrecoveredReadError, sense.WriteError, true},

@@ -39,7 +39,7 @@ func (h *idleHost) Complete(*backstore.Request) {}
 func (h *idleHost) Done(*Command)               { h.done++ }
 
 // AbortNexus has nothing to abort.
-func (h *idleHost) AbortNexus(*NexusLU, *Command) int { return 0 }
+func (h *idleHost) AbortNexus(*NexusLU, *Command, bool) int { return 0 }
 
 type hotCase struct {
 	name   string
@@ -47,22 +47,24 @@ type hotCase struct {
 	out    uint32
 	noWait bool
 	pend   bool
-	depth  int // others in flight
+	depth  int  // others in flight
+	await  bool // its data comes later
 }
 
 var hotCases = []hotCase{
-	{"read10/inline", cdb.Read10, 0, true, false, 0},
-	{"read16/inline", cdb.Read16, 0, true, false, 0},
-	{"write10/inline", cdb.Write10, 4096, true, false, 0},
-	{"write16/inline", cdb.Write16, 4096, true, false, 0},
-	{"read16/wait", cdb.Read16, 0, false, false, 0},
-	{"read16/pending/depth1", cdb.Read16, 0, false, true, 0},
-	{"read16/pending/depth32", cdb.Read16, 0, false, true, 31},
-	{"write16/pending/depth128", cdb.Write16, 4096, false, true, 127},
+	{"read10/inline", cdb.Read10, 0, true, false, 0, false},
+	{"read16/inline", cdb.Read16, 0, true, false, 0, false},
+	{"write10/inline", cdb.Write10, 4096, true, false, 0, false},
+	{"write16/inline", cdb.Write16, 4096, true, false, 0, false},
+	{"read16/wait", cdb.Read16, 0, false, false, 0, false},
+	{"read16/pending/depth1", cdb.Read16, 0, false, true, 0, false},
+	{"read16/pending/depth32", cdb.Read16, 0, false, true, 31, false},
+	{"write16/pending/depth128", cdb.Write16, 4096, false, true, 127, false},
+	{"write16/awaited/depth32", cdb.Write16, 4096, false, true, 31, true},
 }
 
-// hotPath returns a function that runs one command, and the commands it keeps in flight beside it.
-func hotPath(t testing.TB, h hotCase) func() {
+// hotPath returns a function that runs one command beside those that it keeps in flight, and their LU.
+func hotPath(t testing.TB, h hotCase) (func(), *LU) {
 	st, host := newIdleStore(h.pend), &idleHost{}
 	lu, err := NewDisk(st, host, DiskConfig{})
 	if err != nil {
@@ -81,6 +83,9 @@ func hotPath(t testing.TB, h hotCase) func() {
 		if !lu.Prepare(c) {
 			t.Fatal(result(c))
 		}
+		if h.await {
+			lu.Await(c)
+		}
 		c.Buf = buf[:c.In+c.Out]
 		if out := lu.Execute(c); out == WouldBlock || (out == Pending) != h.pend {
 			t.Fatal("outcome", out)
@@ -97,18 +102,22 @@ func hotPath(t testing.TB, h hotCase) func() {
 		if h.pend {
 			Completed(&ring[i%len(ring)].req) // the oldest
 		}
-	}
+	}, lu
 }
 
-// TestHotPathAllocations: a READ or WRITE takes no memory, whether it ends at once or later.
+// TestHotPathAllocations: a READ or WRITE takes no memory, whether it ends at once or later, nor does it touch the task set while all
+// are SIMPLE.
 func TestHotPathAllocations(t *testing.T) {
 	for _, h := range hotCases {
-		run := hotPath(t, h)
+		run, lu := hotPath(t, h)
 		for range 100 {
 			run()
 		}
 		if n := testing.AllocsPerRun(1000, run); n != 0 {
 			t.Errorf("%s: %v allocations", h.name, n)
+		}
+		if lu.set != (taskSet{}) {
+			t.Errorf("%s: %+v", h.name, lu.set)
 		}
 	}
 }
@@ -123,7 +132,7 @@ func TestCommandSize(t *testing.T) {
 func BenchmarkHotPath(b *testing.B) {
 	for _, h := range hotCases {
 		b.Run(h.name, func(b *testing.B) {
-			run := hotPath(b, h)
+			run, _ := hotPath(b, h)
 			b.ReportAllocs()
 			b.ResetTimer()
 			for range b.N {

@@ -113,7 +113,7 @@ func TestReplies(t *testing.T) {
 		{"MODE SENSE(6) cut", plain(), "1a 08 3f 00 04 00", "23 00 10 00"},
 		{"MODE SENSE(6) no such page", plain(), "1a 08 1d 00 ff 00", "05/24/00"},
 		{"MODE SENSE(6) no such subpage", plain(), "1a 08 0a 01 ff 00", "05/24/00"},
-		{"MODE SENSE(6) all changeable", plain(), "1a 08 7f 00 ff 00", "23 00 10 00 08 12 04" + strings.Repeat("00", 17) + "0a 0a 04 00 08" + strings.Repeat("00", 7)},
+		{"MODE SENSE(6) all changeable", plain(), "1a 08 7f 00 ff 00", "23 00 10 00 08 12 04" + strings.Repeat("00", 17) + "0a 0a 04 00 08 40" + strings.Repeat("00", 6)},
 		{"MODE SENSE(10) control", plain(), "5a 08 0a 00 000000 0100 00", "0012 00 10 00 00 0000 0a 0a 00 00 00 00 0000 0258 0000"},
 		{"MODE SENSE(10) descriptor", plain(), "5a 00 0a 00 000000 0100 00", "001a 00 10 00 00 0008 00200000 00000200 0a 0a 00 00 00 00 0000 0258 0000"},
 		{"MODE SENSE(10) long descriptor", disk(4<<40, DiskConfig{}, nil), "5a 10 0a 00 000000 0100 00", "0022 00 10 01 00 0010 0000000200000000 00000000 00000200 0a 0a 00 00 00 00 0000 0258 0000"},
@@ -255,6 +255,9 @@ func TestConfigErrors(t *testing.T) {
 
 // luns is an Inventory.
 type luns []sam.LUN
+
+// Reported needs to tell nobody.
+func (l luns) Reported(sam.Nexus) {}
 
 func (l luns) AppendLUNs(dst []sam.LUN) []sam.LUN { return append(dst, l...) }
 

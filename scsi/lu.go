@@ -60,6 +60,7 @@ type LU struct {
 	index   rangeIndex
 	flight  int // requests at the store
 	ready   queue
+	set     taskSet
 	freed   []*Command // scratch for the index
 	unkick  bool       // something was submitted since the last Kick
 
@@ -85,6 +86,10 @@ func (lu *LU) Prepare(c *Command) bool {
 	row := lu.ops.find(c.CDB)
 	if n := c.Nexus; n != nil && (n.attentions != 0 || row != nil && n.denied>>row.resv&1 != 0) && n.withholds(c, row) {
 		return false
+	}
+	if c.Attr > sam.HeadOfQueue {
+		// SAM-5 §8.6: without an ACA condition, and there is none here, no command may have the ACA attribute; the rest is reserved.
+		return c.illegal(sense.InvalidMessage)
 	}
 	if row == nil {
 		return lu.noRow(c)
@@ -118,8 +123,20 @@ func (n *NexusLU) withholds(c *Command, row *op) bool {
 	return true
 }
 
-// Execute carries out a command that Prepare let through. What has been reserved since counts as well.
+// Execute carries out a command that Prepare let through, when its task attribute lets it.
 func (lu *LU) Execute(c *Command) Outcome {
+	n := c.Nexus
+	if c.Attr > sam.Simple || lu.set.gate != 0 || n != nil && len(n.early) != 0 {
+		return lu.enter(c)
+	}
+	if n != nil && n.denied>>c.row.resv&1 != 0 && c.row.conflicts(c) {
+		return Done
+	}
+	return c.row.execute(lu, c)
+}
+
+// run carries out a command that is enabled. What has been reserved since it came counts as well.
+func (lu *LU) run(c *Command) Outcome {
 	if n := c.Nexus; n != nil && n.denied>>c.row.resv&1 != 0 && c.row.conflicts(c) {
 		return Done
 	}

@@ -250,7 +250,7 @@ func TestReportTMFs(t *testing.T) {
 		funcs []sam.TMF
 		want  string
 	}{
-		{0, 4, nil, "ca000000"}, {0x80, 16, nil, "ca00000c 00000000 00000000 00000000"}, {0, 3, nil, "05/24/00"},
+		{0, 4, nil, "fe070000"}, {0x80, 16, nil, "fe07000c 00000000 00000000 00000000"}, {0, 3, nil, "05/24/00"},
 		{0, 255, []sam.TMF{sam.AbortTask, sam.ClearTaskSet, sam.QueryTaskSet}, "90020000"},
 	} {
 		c := newRig(t, newTestStore(t, 1<<20), DiskConfig{Functions: k.funcs}).do([]byte{cdb.MaintenanceIn, cdb.ReportTMFs, k.repd, 0, 0, 0, 0, 0, 0, k.n, 0, 0}, nil)
@@ -307,7 +307,7 @@ func TestProvisioning(t *testing.T) {
 	r.want(r.do(transfer(cdb.WriteSame16, 0, 0, sameNDOB), nil), "05/24/00")
 	r.want(r.do(transfer(cdb.WriteSame16, 0, 2048, sameNDOB), nil), "good")
 	r.want(r.do(unmapCDB(40), unmapList(0, mostUnmapBlocks, 0, 1)), "05/26/00")
-	if b := newRig(t, newTestStore(t, 1<<20), DiskConfig{}).do([]byte{cdb.Inquiry, 1, 0x86, 0, 64, 0}, nil).Data; b[5] != 1 || b[6] != 1 || len(b) != 64 {
+	if b := newRig(t, newTestStore(t, 1<<20), DiskConfig{}).do([]byte{cdb.Inquiry, 1, 0x86, 0, 64, 0}, nil).Data; b[5] != 7 || b[6] != 1 || len(b) != 64 {
 		t.Errorf("page 86h: %x", b)
 	}
 }

@@ -47,6 +47,19 @@ type modes struct {
 	writeThrough    bool // WCE is off though there is a cache: a write is durable when it ends
 	protect         bool // SWP
 	descriptorSense bool // D_SENSE
+	taskAborted     bool // TAS: commands that another nexus aborts end TASK ABORTED
+}
+
+// FormatSense returns sense data in the format that D_SENSE asks for: b itself, or its like.
+func (lu *LU) FormatSense(b []byte) []byte {
+	if !lu.modes.descriptorSense {
+		return b
+	}
+	d, err := sense.Parse(b)
+	if err != nil {
+		return b
+	}
+	return d.AppendDescriptor(nil)
 }
 
 func findModePage(code byte) *modePage {
@@ -143,8 +156,9 @@ func setCaching(lu *LU, m *modes, page []byte) {
 // away without being given up.
 const busyTimeout = 600
 
-// Control: one task set for all nexuses, restricted reordering (the range index keeps overlapping commands in order), QERR and
-// TAS 0. D_SENSE and SWP can be changed.
+// Control: one task set for all nexuses (TST 0), restricted reordering (QUEUE ALGORITHM MODIFIER 0: the range index keeps
+// overlapping commands in order), no command is aborted for another's error (QERR 0), a unit attention ends when it has been told
+// (UA_INTLCK_CTRL 0). D_SENSE, SWP and TAS can be changed.
 func controlPage(lu *LU, b []byte, control byte) []byte {
 	n := len(b)
 	b = append(b, 0x0a, 0x0a)
@@ -155,6 +169,9 @@ func controlPage(lu *LU, b []byte, control byte) []byte {
 	if control == pageChangeable || control == pageCurrent && lu.modes.protect {
 		b[n+4] |= 0x08 // SWP
 	}
+	if control == pageChangeable || control == pageCurrent && lu.modes.taskAborted {
+		b[n+5] |= 0x40 // TAS
+	}
 	if control != pageChangeable {
 		binary.BigEndian.PutUint16(b[n+8:], busyTimeout)
 	}
@@ -162,5 +179,5 @@ func controlPage(lu *LU, b []byte, control byte) []byte {
 }
 
 func setControl(_ *LU, m *modes, page []byte) {
-	m.descriptorSense, m.protect = page[2]&0x04 != 0, page[4]&0x08 != 0
+	m.descriptorSense, m.protect, m.taskAborted = page[2]&0x04 != 0, page[4]&0x08 != 0, page[5]&0x40 != 0
 }

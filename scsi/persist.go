@@ -229,9 +229,13 @@ func (lu *LU) apply(c *Command, ch *prChange) {
 	lu.regrant()
 	for _, nx := range ch.aborts {
 		for _, n := range lu.nexuses {
-			// SAM-5 §5.6: TAS is 0, so those of other nexuses hear of it by a unit attention.
-			if n.Nexus == nx && lu.host.AbortNexus(n, c) != 0 && nx != ch.by {
-				n.raise(sense.CommandsClearedByOther)
+			if n.Nexus != nx {
+				continue
+			}
+			if nx == ch.by {
+				lu.host.AbortNexus(n, c, false)
+			} else if lu.host.AbortNexus(n, c, lu.modes.taskAborted) != 0 {
+				lu.cleared(n)
 			}
 		}
 	}

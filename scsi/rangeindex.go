@@ -26,7 +26,8 @@ const noSlot = -1
 type spanKind uint8
 
 const (
-	readSpan  spanKind = iota // apart from writes
+	noSpan    spanKind = iota // no blocks, or not known yet: never in the index
+	readSpan                  // apart from writes
 	writeSpan                 // apart from reads and writes
 	flushSpan                 // behind writes that are in doubt; nobody waits for it
 )

@@ -29,7 +29,10 @@ func executeReportLUNs(_ *LU, c *Command) Outcome {
 	b := c.buffer(8)
 	if n := c.Nexus; n != nil {
 		// The inventory is what the condition asked the initiator to read.
-		n.attentions &^= 1 << attentionBit(sense.ReportedLUNsChanged)
+		n.Withdraw(sense.ReportedLUNsChanged)
+		if c.Inventory != nil {
+			c.Inventory.Reported(n.Nexus)
+		}
 	}
 	// There are no well known and no administrative logical units here.
 	if s := c.CDB[2]; c.Inventory != nil && s != selectWellKnown && s != selectAdministrative {

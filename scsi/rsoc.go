@@ -247,8 +247,9 @@ var tmfBits = [...]struct {
 	{sam.QueryAsyncEvent, 1, 0x04}, {sam.QueryTaskSet, 1, 0x02}, {sam.ITNexusReset, 1, 0x01},
 }
 
-// defaultFunctions is what package session carries out.
-var defaultFunctions = []sam.TMF{sam.AbortTask, sam.AbortTaskSet, sam.LogicalUnitReset, sam.TargetWarmReset, sam.TargetColdReset}
+// defaultFunctions is what package session carries out, those of RFC 7144 where a session has agreed on them.
+var defaultFunctions = []sam.TMF{sam.AbortTask, sam.AbortTaskSet, sam.ClearACA, sam.ClearTaskSet, sam.LogicalUnitReset,
+	sam.TargetWarmReset, sam.TargetColdReset, sam.QueryTask, sam.QueryTaskSet, sam.ITNexusReset, sam.QueryAsyncEvent}
 
 func prepareReportTMFs(_ *LU, c *Command) bool {
 	if binary.BigEndian.Uint32(c.CDB[6:]) < 4 {

@@ -16,6 +16,9 @@ type cmdState uint8
 
 const (
 	idle       cmdState = iota // not pending
+	awaiting                   // Execute is to come: see LU.Await
+	held                       // ready to be executed, but behind one of its own nexus that is not
+	dormant                    // in the task set, not enabled (SAM-5 §8.5)
 	waiting                    // behind older commands in the range index
 	queued                     // in lu.ready, until the store has room
 	atStore                    // its request is at the store
@@ -51,6 +54,13 @@ func (q *queue) push(c *Command) {
 		q.tail.next = c
 	}
 	q.tail = c
+}
+
+func (q *queue) pushFront(c *Command) {
+	if c.next = q.head; q.tail == nil {
+		q.tail = c
+	}
+	q.head = c
 }
 
 func (q *queue) pop() *Command {
@@ -104,7 +114,11 @@ func (lu *LU) begin(c *Command) Outcome {
 		c.state = waiting
 	} else {
 		c.state = queued
-		lu.ready.push(c)
+		if c.Attr == sam.HeadOfQueue {
+			lu.ready.pushFront(c)
+		} else {
+			lu.ready.push(c)
+		}
 	}
 	return Pending
 }
@@ -253,6 +267,9 @@ func (lu *LU) track(c *Command, blockers int32) {
 	if c.Nexus != nil {
 		c.Nexus.pending++
 	}
+	if c.Attr > sam.Simple {
+		lu.set.join(c)
+	}
 	if c.span.kind != flushSpan || blockers != 0 {
 		lu.index.insert(c, blockers)
 	}
@@ -265,8 +282,11 @@ func (lu *LU) untrack(c *Command) {
 	lu.pending[c.pos].pos = c.pos
 	lu.pending[last] = nil
 	lu.pending = lu.pending[:last]
-	if c.Nexus != nil && c.state != inDoubt {
-		c.Nexus.pending--
+	if c.state != inDoubt {
+		if c.Nexus != nil {
+			c.Nexus.pending--
+		}
+		lu.set.leave(c)
 	}
 	c.state, c.bounce, c.job = idle, nil, nil
 	lu.release(c)
@@ -294,6 +314,7 @@ func Completed(r *backstore.Request) {
 		o.lu.flushedBehind()
 	case *saving:
 		o.ended()
+		o.lu.drain()
 		o.lu.Kick()
 	case *LU:
 		o.woken = false
@@ -316,8 +337,16 @@ func (lu *LU) completed(c *Command) {
 	lu.drain()
 }
 
-// drain starts what has its blocks to itself, as far as the store has room.
+// drain goes on with what may after something has ended.
 func (lu *LU) drain() {
+	lu.startReady()
+	for lu.admit() {
+		lu.startReady()
+	}
+}
+
+// startReady starts what has its blocks to itself, as far as the store has room.
+func (lu *LU) startReady() {
 	for lu.flight < lu.maxFlight {
 		if lu.behind.wanted && !lu.behind.busy {
 			lu.flushBehind()
@@ -342,6 +371,17 @@ func (lu *LU) Abort(c *Command) (ended bool) {
 	switch c.state {
 	case idle:
 		ended = true // prepared at most
+	case awaiting:
+		lu.unawait(c)
+		ended = true
+	case held, dormant:
+		if c.state == held {
+			lu.unawait(c)
+		} else {
+			lu.set.dormant.remove(c)
+		}
+		lu.untrack(c)
+		ended = true
 	case waiting, queued:
 		if c.state == queued {
 			lu.ready.remove(c)
@@ -353,6 +393,7 @@ func (lu *LU) Abort(c *Command) (ended bool) {
 		lu.untrack(c)
 		ended = true
 	case atStore:
+		lu.set.leave(c)
 		c.state = inDoubt
 		lu.doubts++
 		if c.Nexus != nil {
@@ -368,11 +409,8 @@ func (lu *LU) Abort(c *Command) (ended bool) {
 			lu.canceler.Cancel(&c.req)
 		}
 	}
-	if lu.ready.head != nil && !lu.woken {
-		// Those who go on now do so from the loop: Done is not called from here.
-		lu.woken = true
-		lu.wake.Owner = lu
-		lu.completer.Complete(&lu.wake)
+	if lu.ready.head != nil || lu.set.parked|lu.set.held != 0 {
+		lu.wakeUp()
 	}
 	return ended
 }

@@ -170,7 +170,7 @@ type testHost struct {
 }
 
 // AbortNexus aborts what the LU has of a nexus.
-func (h *testHost) AbortNexus(n *NexusLU, except *Command) int {
+func (h *testHost) AbortNexus(n *NexusLU, except *Command, _ bool) int {
 	count := 0
 	for c := range h.lu.Pending() {
 		if c.Nexus == n && c != except {

@@ -130,10 +130,10 @@ func vpdIdentification(lu *LU, c *Command, b []byte) []byte {
 // maxName is the length of the longest iSCSI name in bytes (RFC 7143 §4.2.7).
 const maxName = 223
 
-// Page 86h, extended INQUIRY data: SIMPLE tasks, and whether there is a volatile cache.
+// Page 86h, extended INQUIRY data: the task attributes, and whether there is a volatile cache.
 func vpdExtended(lu *LU, _ *Command, b []byte) []byte {
 	b = append(b, make([]byte, 0x3c)...)
-	b[5] = 0x01 // SIMPSUP
+	b[5] = 0x04 | 0x02 | 0x01 // HEADSUP, ORDSUP, SIMPSUP
 	if lu.info.Has(backstore.CapFlush) {
 		b[6] = 0x01 // V_SUP
 	}

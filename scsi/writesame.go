@@ -116,6 +116,7 @@ func prepareUnmap(lu *LU, c *Command) bool {
 	if length != 0 && length < unmapHeader {
 		return c.illegal(sense.ParameterListLengthError)
 	}
+	c.wholeMedium(lu, writeSpan) // until its list is read it could mean any block
 	return true
 }
 

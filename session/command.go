@@ -181,6 +181,7 @@ func (s *Session) respond(t *Task, r *Result, acts []Action) []Action {
 		// §11.4.7.2: SenseLength, then the sense data.
 		a.Data = append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(r.Sense)), uint16(len(r.Sense))), r.Sense...)
 		resp.H().SetDataLen(len(a.Data))
+		a.LUN = t.LUN // whose sense data it is
 	}
 	s.finish(t)
 	return acts

@@ -1,6 +1,9 @@
 package session
 
 import (
+	"encoding/binary"
+
+	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/pdu"
 )
 
@@ -11,14 +14,14 @@ func (s *Session) logout(c *Conn, h *pdu.LogoutReq, acts []Action) []Action {
 	switch h.Reason() {
 	case pdu.LogoutCloseSession:
 		// The outstanding tasks end without an answer (§11.14.5).
-		acts = s.AbortTasks(nil, func(*Task) bool { return true }, acts)
+		acts = s.AbortTasks(nil, false, func(*Task) bool { return true }, acts)
 		s.closing = true
 	case pdu.LogoutCloseConnection:
 		closing = s.connByCID(h.CID())
 		if closing == nil {
 			response = pdu.LogoutCIDNotFound
 		} else {
-			acts = s.AbortTasks(nil, func(t *Task) bool { return t.Conn == closing }, acts)
+			acts = s.AbortTasks(nil, false, func(t *Task) bool { return t.Conn == closing }, acts)
 		}
 	case pdu.LogoutRemoveRecovery:
 		response, closing = pdu.LogoutRecoveryUnsupported, nil
@@ -61,7 +64,7 @@ func (s *Session) ConnLost(c *Conn, acts []Action) (_ []Action, last bool) {
 			break
 		}
 	}
-	acts = s.AbortTasks(nil, func(t *Task) bool { return t.Conn == c }, acts)
+	acts = s.AbortTasks(nil, false, func(t *Task) bool { return t.Conn == c }, acts)
 	for i := 0; i < len(s.tmfs); i++ {
 		if s.tmfs[i].conn == c {
 			acts = s.answer(s.tmfs[i], pdu.FunctionRejected, acts)
@@ -78,6 +81,23 @@ func (s *Session) ConnLost(c *Conn, acts []Action) (_ []Action, last bool) {
 		s.text = textState{}
 	}
 	return acts, len(s.conns) == 0
+}
+
+// Event tells the initiator of a condition of the logical unit lun by an Asynchronous Message with sense data (RFC 7143 §11.9, AsyncEvent
+// 0), on one connection of the session. Whether initiators want that depends on the condition.
+func (s *Session) Event(lun sam.LUN, sense []byte, acts []Action) []Action {
+	for _, c := range s.conns {
+		if c.closed || c.logoutAsked != 0 {
+			continue
+		}
+		var a *Action
+		acts, a = s.send(c, acts)
+		(*pdu.Async)(&a.Header).Init(lun, pdu.AsyncSCSIEvent, 0, 0, 0, 0)
+		// §11.9.4: SenseLength, then the sense data.
+		a.Data = append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(sense)), uint16(len(sense))), sense...)
+		break
+	}
+	return acts
 }
 
 // AskLogout asks the initiator on every connection to log out within LogoutWait, after which the connection is

@@ -57,7 +57,11 @@ func (s *Session) Received(c *Conn, now int64, h *pdu.Header, ahs, data []byte, 
 		return s.outOfOrder(c, now, h, ahs, data, acts)
 	}
 	s.exp++
-	return s.next(c, now, s.deliver(c, now, h, ahs, data, acts))
+	acts = s.next(c, now, s.deliver(c, now, h, ahs, data, acts))
+	if len(s.tmfs) != 0 {
+		acts = s.readyTMFs(now, acts) // one may have waited for this command
+	}
+	return acts
 }
 
 // outOfOrder takes a request whose CmdSN is not the one expected, or for which the window has no room: outside the window it is dropped without a word
@@ -126,7 +130,7 @@ func (s *Session) Next(now int64, acts []Action) []Action {
 	if !c.closed {
 		acts = s.deliver(c, now, &p.header, p.ahs, p.data, acts)
 	}
-	return s.next(c, now, acts)
+	return s.readyTMFs(now, s.next(c, now, acts))
 }
 
 // deliver takes a request whose turn it is.

@@ -123,6 +123,16 @@ const (
 	ResetTarget
 	// AbortSet: abort the tasks of this nexus at LUN (AbortTasks on this session), then call TMFDone.
 	AbortSet
+	// ClearSet: abort the tasks of every nexus at LUN (AbortTasks on each session), then call TMFDone.
+	ClearSet
+	// ResetNexus: abort the tasks of this nexus at every LU (AbortTasks on this session), do there what the loss of the nexus
+	// does, then call TMFDone.
+	ResetNexus
+	// Query: call TMFQueried; nothing is to be changed.
+	Query
+	// PowerCycle: a TARGET COLD RESET has been answered. Close every session of the target: Conn when what is queued on
+	// it has been sent, all else at once.
+	PowerCycle
 	// Next: call Next.
 	Next
 	// SendTargets: answer with TextReply; Name is what was asked for ("All", "" or a target's name).

@@ -14,11 +14,13 @@ type TMF struct {
 
 	conn      *Conn
 	itt       uint32
+	ref       uint32 // Referenced Task Tag
 	cmdSN     pdu.SN
 	deadline  int64
 	phase     tmfPhase
 	unsettled int // tasks whose end the caller must still report
 	immediate bool
+	info      uint32 // Additional Response Information
 }
 
 type tmfPhase uint8
@@ -39,11 +41,17 @@ func (s *Session) taskMgmt(c *Conn, now int64, h *pdu.TaskMgmtReq, acts []Action
 	if h.H().Immediate() && s.immediateTM >= s.lim.Immediate {
 		return s.reject(c, h.H(), pdu.RejectImmediate, acts)
 	}
-	m := &TMF{Function: h.Function(), LUN: h.H().LUN(), conn: c, itt: h.H().ITT(), cmdSN: h.H().CmdSN(), immediate: h.H().Immediate()}
+	m := &TMF{Function: h.Function(), LUN: h.H().LUN(), conn: c, itt: h.H().ITT(), ref: h.RefTag(), cmdSN: h.H().CmdSN(), immediate: h.H().Immediate()}
+	switch m.Function {
+	case sam.QueryTask, sam.QueryTaskSet, sam.ITNexusReset, sam.QueryAsyncEvent:
+		if s.Params.ProtocolLevel < 2 {
+			return s.answer(m, pdu.FunctionNotSupported, acts) // RFC 7144 §6.1: only where iSCSIProtocolLevel 2 was agreed on
+		}
+	}
 	switch m.Function {
 	case sam.AbortTask:
 		return s.abortTask(m, now, h, acts)
-	case sam.AbortTaskSet, sam.LogicalUnitReset, sam.TargetWarmReset, sam.TargetColdReset:
+	case sam.AbortTaskSet, sam.ClearTaskSet, sam.LogicalUnitReset, sam.TargetWarmReset, sam.TargetColdReset, sam.ITNexusReset:
 		s.skipHeld(m)
 		s.await(m)
 		m.deadline = now + s.lim.TMFDataWait
@@ -51,6 +59,10 @@ func (s *Session) taskMgmt(c *Conn, now int64, h *pdu.TaskMgmtReq, acts []Action
 			return acts
 		}
 		return s.perform(m, now, acts)
+	case sam.ClearACA, sam.QueryTask, sam.QueryTaskSet, sam.QueryAsyncEvent:
+		s.await(m)
+		m.phase, m.deadline = tmfOngoing, now+s.lim.TMFTimeout
+		return append(acts, Action{Kind: Query, Conn: c, TMF: m, LUN: m.LUN})
 	case sam.TaskReassign:
 		return s.answer(m, pdu.ReassignNotSupported, acts) // §11.5.1: levels 0 and 1 have none
 	default:
@@ -84,7 +96,7 @@ func (s *Session) abortTask(m *TMF, now int64, h *pdu.TaskMgmtReq, acts []Action
 	}
 	s.await(m)
 	m.deadline = now + s.lim.TMFTimeout
-	acts = s.abort(t, m, acts)
+	acts = s.abort(t, m, false, acts)
 	m.phase = tmfPerformed
 	return s.settle(m, acts)
 }
@@ -115,7 +127,11 @@ func (s *Session) skipHeld(m *TMF) {
 
 // covers reports whether m's function reaches the logical unit lun.
 func (m *TMF) covers(lun sam.LUN) bool {
-	return m.Function == sam.TargetWarmReset || m.Function == sam.TargetColdReset || m.LUN == lun
+	switch m.Function {
+	case sam.TargetWarmReset, sam.TargetColdReset, sam.ITNexusReset:
+		return true
+	}
+	return m.LUN == lun
 }
 
 // before reports whether t came before m, where both are of one session: later tasks are not m's (RFC 7143 §11.5.1).
@@ -126,9 +142,16 @@ func (m *TMF) before(t *Task) bool {
 // affects reports whether m ends t, a task of its own session.
 func (m *TMF) affects(t *Task) bool { return m.covers(t.LUN) && m.before(t) }
 
-// draining reports whether tasks that m affects still have R2Ts outstanding: the initiator is to answer them before the
-// function is carried out (RFC 7143 §4.2.3.3); one with FastAbort does not, so the wait is short.
+// draining reports whether m has to wait before it is carried out: for commands that it affects and that it has overtaken, and for
+// the Data-Out of outstanding R2Ts of the tasks that it affects (RFC 7143 §4.2.3.3). With FastAbort the initiator sends no
+// more Data-Out once it has sent the request (§4.2.3.4), so there is none to wait for. Those of other sessions are not waited for.
 func (s *Session) draining(m *TMF) bool {
+	if m.immediate && s.exp.Before(m.cmdSN) && uint32(m.cmdSN-s.exp) <= s.lim.Window {
+		return true
+	}
+	if s.Params.TaskReporting == login.ReportFastAbort {
+		return false
+	}
 	for _, t := range s.tasks {
 		if t.r2tCount != 0 && m.affects(t) {
 			return true
@@ -157,34 +180,12 @@ func (s *Session) perform(m *TMF, now int64, acts []Action) []Action {
 		kind = ResetLU
 	case sam.AbortTaskSet:
 		kind = AbortSet
+	case sam.ClearTaskSet:
+		kind = ClearSet
+	case sam.ITNexusReset:
+		kind = ResetNexus
 	}
 	return append(acts, Action{Kind: kind, Conn: m.conn, TMF: m, LUN: m.LUN})
-}
-
-// AbortTasks aborts the tasks of this session that match because of m, which may be another session's. With a nil m
-// nobody waits for them. None is answered.
-func (s *Session) AbortTasks(m *TMF, match func(*Task) bool, acts []Action) []Action {
-	for _, t := range s.tasks {
-		if (m == nil || m.before(t)) && match(t) {
-			acts = s.abort(t, m, acts)
-		}
-	}
-	return acts
-}
-
-// abort takes t out of the session.
-func (s *Session) abort(t *Task, m *TMF, acts []Action) []Action {
-	s.Counters.Aborted++
-	draining := t.state == taskDraining
-	s.forget(t)
-	if draining {
-		s.pool.Put(t) // its command had ended; only the answer was held back
-		return acts
-	}
-	if m != nil {
-		m.unsettled++
-	}
-	return append(acts, Action{Kind: Abort, Conn: t.Conn, Task: t, TMF: m})
 }
 
 // Settled says that one task of an Abort action with m has settled: its write ended, was never submitted, or
@@ -192,6 +193,39 @@ func (s *Session) abort(t *Task, m *TMF, acts []Action) []Action {
 func (m *TMF) Settled(acts []Action) []Action {
 	m.unsettled--
 	return m.conn.Session.settle(m, acts)
+}
+
+// TMFQueried carries out a Query action. exists is whether there is such a logical unit; next and pending are its unit attention
+// condition for this nexus that will be told next, as key, code and qualifier in 24 bits, and how many there are.
+func (s *Session) TMFQueried(m *TMF, exists bool, next uint32, pending int, acts []Action) []Action {
+	if m.phase == tmfAnswered {
+		return acts
+	}
+	if !exists {
+		return s.answer(m, pdu.LUNDoesNotExist, acts)
+	}
+	found := false // RFC 7144 §6.2: "succeeded" says yes, "complete" says no
+	switch m.Function {
+	case sam.QueryTask:
+		t := s.tasks[m.ref]
+		found = t != nil && t.LUN == m.LUN
+	case sam.QueryTaskSet:
+		for _, t := range s.tasks {
+			found = found || m.affects(t)
+		}
+	case sam.QueryAsyncEvent:
+		if found = pending != 0; found {
+			depth := uint32(1) // UADE DEPTH: 01b is one, 10b is more (SAM-5 §7.10)
+			if pending > 1 {
+				depth = 2
+			}
+			m.info = depth<<20 | next
+		}
+	}
+	if found {
+		return s.answer(m, pdu.FunctionSucceeded, acts)
+	}
+	return s.answer(m, pdu.FunctionComplete, acts) // CLEAR ACA: there never is such a condition (NORMACA is 0)
 }
 
 // TMFDone says that a ResetLU, ResetTarget or AbortSet action has been carried out, but for tasks not yet settled. exists
@@ -236,7 +270,13 @@ func (s *Session) answer(m *TMF, resp pdu.TMFResponse, acts []Action) []Action {
 		return acts
 	}
 	acts, a := s.send(m.conn, acts)
-	(*pdu.TaskMgmtResp)(&a.Header).Init(m.itt, resp)
+	r := (*pdu.TaskMgmtResp)(&a.Header)
+	r.Init(m.itt, resp)
+	r.SetInfo(m.info)
+	if m.Function == sam.TargetColdReset && resp == pdu.FunctionComplete {
+		s.leaving, m.conn.closed = true, true // what it still sends is not looked at
+		acts = append(acts, Action{Kind: PowerCycle, Conn: m.conn})
+	}
 	return acts
 }
 

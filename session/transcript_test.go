@@ -22,6 +22,7 @@ var rewrite = flag.Bool("rewrite", false, "rewrite the transcripts with what hap
 // are what the session asks for. Everything else is a comment. A PDU with the word bad has a wrong data digest. The inputs:
 //
 //	< session [cmdsn=N] [window=N] [r2t=yes] [imm=no] [first=N] [burst=N] [mrdsl=N] [xmit=N] [outstanding=N] [nop=SECONDS] [discovery]
+//	          [level=N] [reporting=fastabort]   iSCSIProtocolLevel, TaskReporting
 //	< cmd itt=N [sn=N] [lun=N] [r|w] [edtl=N] [imm=N] [nof] [I] [cdb=HEX]   SCSI Command; sn is the next by itself
 //	< begun itt=N [want=N]        the CDB is good and needs want bytes
 //	< done itt=N [status=N] [data=N] [moved=N] [sense=HEX] [failed]
@@ -31,6 +32,9 @@ var rewrite = flag.Bool("rewrite", false, "rewrite the transcripts with what hap
 //	< background                  every command that begins from now on goes on in the background
 //	< abortall                    the caller aborts all tasks, and shows the window
 //	< abortset                    it aborts all tasks for the function that waits
+//	< third [tell]                a function of another session aborts all tasks, and TAS is 1
+//	< queried [absent] [pending=N] [next=N]   there is such a LU, and so many unit attentions
+//	< event sense=HEX [lun=N]     an asynchronous message
 //	< settled | tmfdone [absent] | nop itt=N [ttt=N] [len=N] [I] [sn=N]
 //	< text itt=N [ttt=N] [c] [nof] [sn=N] KEYS… | targets KEYS… | refuse
 //	< badheader                   a header with a wrong digest came
@@ -138,9 +142,20 @@ func (x *transcript) do(in string) ([]Action, error) {
 		x.background = true
 		return nil, nil
 	case "abortall":
-		return x.s.ShowWindow(x.s.AbortTasks(nil, func(*Task) bool { return true }, nil)), nil
+		return x.s.ShowWindow(x.s.AbortTasks(nil, false, func(*Task) bool { return true }, nil)), nil
 	case "abortset":
-		return x.s.AbortTasks(x.tmfs[0], func(*Task) bool { return true }, nil), nil
+		return x.s.AbortTasks(x.tmfs[0], false, func(*Task) bool { return true }, nil), nil
+	case "third":
+		other := New(sam.Nexus{Initiator: "iqn.o"}, 2, login.Normal, login.Defaults().Params, 1, Limits{}, &x.pool)
+		m := &TMF{Function: sam.ClearTaskSet, conn: other.AddConn(0, 1, x.now)}
+		return x.s.AbortTasks(m, a.has("tell"), func(*Task) bool { return true }, nil), nil
+	case "queried":
+		m := x.tmfs[0]
+		x.tmfs = x.tmfs[1:]
+		return x.s.TMFQueried(m, !a.has("absent"), a.num("next", 0), int(a.num("pending", 0)), nil), nil
+	case "event":
+		b, err := hex.DecodeString(a["sense"])
+		return x.s.Event(sam.NewLUN(uint16(a.num("lun", 1))), b, nil), err
 	case "executing":
 		x.s.Executing(x.tasks[itt])
 		return nil, nil
@@ -196,6 +211,10 @@ func (x *transcript) open(a args) error {
 	p.FirstBurstLength, p.MaxBurstLength = a.num("first", 4096), a.num("burst", 8192)
 	p.MaxRecvDataSegmentLength, p.MaxXmitDataSegmentLength = a.num("mrdsl", 4096), a.num("xmit", 4096)
 	p.MaxOutstandingR2T = uint16(a.num("outstanding", 1))
+	p.TaskReporting, p.ProtocolLevel = login.ReportRFC3720, uint8(a.num("level", 1))
+	if a["reporting"] == "fastabort" {
+		p.TaskReporting = login.ReportFastAbort
+	}
 	typ := login.Normal
 	if a.has("discovery") {
 		typ = login.Discovery
@@ -332,12 +351,18 @@ func (x *transcript) describe(w *strings.Builder, acts []Action) {
 			}
 		case Next:
 			x.describe(w, x.s.Next(x.now, nil))
-		case ResetLU, ResetTarget, AbortSet:
-			fmt.Fprintf(w, "  %s lun=%v\n", map[ActionKind]string{ResetLU: "reset lu", ResetTarget: "reset target", AbortSet: "abort set"}[a.Kind], a.LUN)
-			if a.Kind == AbortSet {
-				x.describe(w, x.s.AbortTasks(a.TMF, func(t *Task) bool { return t.LUN == a.LUN }, nil))
+		case ResetLU, ResetTarget, AbortSet, ClearSet, ResetNexus, Query:
+			fmt.Fprintf(w, "  %s lun=%v\n", map[ActionKind]string{ResetLU: "reset lu", ResetTarget: "reset target", AbortSet: "abort set",
+				ClearSet: "clear set", ResetNexus: "reset nexus", Query: "query"}[a.Kind], a.LUN)
+			switch a.Kind {
+			case ResetNexus:
+				x.describe(w, x.s.AbortTasks(a.TMF, false, func(*Task) bool { return true }, nil))
+			case AbortSet, ClearSet:
+				x.describe(w, x.s.AbortTasks(a.TMF, false, func(t *Task) bool { return t.LUN == a.LUN }, nil))
 			}
 			x.tmfs = append(x.tmfs, a.TMF)
+		case PowerCycle:
+			fmt.Fprintf(w, "  power cycle\n")
 		case SendTargets:
 			fmt.Fprintf(w, "  send targets %q\n", a.Name)
 		case Close:

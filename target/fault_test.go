@@ -242,3 +242,39 @@ func TestLUNAddressing(t *testing.T) {
 		t.Fatal("flat addressing:", err, res.Err())
 	}
 }
+
+// TestLostWhileAnswering: a connection that is given up while several of its commands have ended and are being answered.
+func TestLostWhileAnswering(t *testing.T) {
+	const n = 8
+	r := newRig(t, Config{MaxQueuedPDUs: 2}, "write hang count=8")
+	other, c := r.login(1), r.rawLogin(2)
+	c.Timeout = testWait
+	if _, err := c.ReadCommand(lun1, initiator.TestUnitReady(), 0); err != nil {
+		t.Fatal(err)
+	}
+	var all []byte
+	for i := range n {
+		h := c.CommandHeader(lun1, write10(uint32(i*8), 1), false, true, 512)
+		h.SetDataLen(512)
+		all = append(all, initiator.Frame(h, nil, block('w', 1), false, false)...)
+	}
+	if err := c.SendBytes(all); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.store.Wait(r.ctx(), n); err != nil {
+		t.Fatal(err)
+	}
+	r.tg.l.ev.Lock() // so that all of them end before the loop looks
+	r.store.Release()
+	r.tg.l.ev.Unlock()
+	for {
+		if _, err := c.Recv(); err != nil {
+			break
+		}
+	}
+	r.ready(other)
+	r.ready(r.login(2))
+	if r.s.Panics() != 0 {
+		t.Fatal("a fault")
+	}
+}

@@ -310,7 +310,7 @@ func (l *loop) dropAllLocked(why string) {
 // abortUnitLocked aborts every command of t's sessions at lu, without an answer.
 func (t *Target) abortUnitLocked(lu *scsi.LU) {
 	for _, s := range t.sessions {
-		t.l.perform(s.s.ShowWindow(s.s.AbortTasks(nil, s.at(lu), t.l.takeActs())))
+		t.l.perform(s.s.ShowWindow(s.s.AbortTasks(nil, false, s.at(lu), t.l.takeActs())))
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
-	"github.com/lunar-iscsi/lunar/scsi/sense"
 	"github.com/lunar-iscsi/lunar/session"
 	"github.com/lunar-iscsi/lunar/session/pdu"
 	"github.com/lunar-iscsi/lunar/target/evloop"
@@ -50,14 +49,22 @@ func (l *loop) perform(acts []session.Action) {
 			acts = l.executeCollected(a.Task.Ref.(*record), acts)
 		case session.DataFault:
 			r := a.Task.Ref.(*record)
+			r.ln.lu.Abort(&r.cmd) // it kept a place
 			l.giveBuf(r)
 			acts = l.respond(r, session.DataFaultResult(), acts)
 		case session.Send, session.SendUrgent, session.SendData:
+			if a.Kind == session.Send {
+				l.formatSense(a)
+			}
 			a.Conn.Ref.(*conn).queue(a, nil)
 		case session.Abort:
 			acts = l.abort(a.Task.Ref.(*record), a.TMF, acts)
-		case session.AbortSet, session.ResetLU, session.ResetTarget:
-			acts = l.reset(a.Kind, a.Conn, a.TMF, a.LUN, acts)
+		case session.AbortSet, session.ClearSet, session.ResetLU, session.ResetTarget, session.ResetNexus:
+			acts = l.function(a.Kind, a.Conn, a.TMF, a.LUN, acts)
+		case session.Query:
+			acts = l.query(a.Conn, a.TMF, a.LUN, acts)
+		case session.PowerCycle:
+			l.powerCycle(a.Conn.Ref.(*conn))
 		case session.Next:
 			acts = a.Conn.Session.Next(l.ev.Now(), acts)
 		case session.SendTargets:
@@ -103,6 +110,7 @@ func (l *loop) begin(t *session.Task, imm []byte, acts []session.Action) []sessi
 		} else if r.buf = l.lend(c.se, int(cmd.Out)); r.buf == nil {
 			return l.taskSetFull(r, acts)
 		}
+		lu.Await(cmd)
 		return c.se.s.Collect(t, r.buf.B[:cmd.Out], imm, acts)
 	}
 	// All the data is here: in the slab, or in a buffer that it was received into.
@@ -141,6 +149,7 @@ func (l *loop) read(r *record, acts []session.Action) []session.Action {
 	if c.out.bytes >= l.s.cfg.MaxBacklog {
 		// The initiator does not take what it has already asked for: this one waits its turn.
 		c.waiting = append(c.waiting, r)
+		r.ln.lu.Await(cmd)
 		c.se.s.Executing(r.task)
 		return acts
 	}
@@ -252,6 +261,7 @@ func (l *loop) complete(r *record, acts []session.Action) []session.Action {
 
 func (l *loop) taskSetFull(r *record, acts []session.Action) []session.Action {
 	l.s.count.taskSetFull.Add(1)
+	r.ln.lu.Abort(&r.cmd) // it may have kept a place
 	return l.respond(r, session.Result{Status: sam.TaskSetFull}, acts)
 }
 
@@ -262,6 +272,9 @@ func (l *loop) respond(r *record, res session.Result, acts []session.Action) []s
 	from := len(acts)
 	acts = c.se.s.Completed(t, res, acts)
 	for i := from; i < len(acts); i++ {
+		if acts[i].Kind == session.Send {
+			l.formatSense(&acts[i])
+		}
 		c.queue(&acts[i], r)
 	}
 	acts = acts[:from]
@@ -334,8 +347,12 @@ func (l *loop) abort(r *record, m *session.TMF, acts []session.Action) []session
 			return acts
 		}
 		r.pending = false
+		if i := slices.Index(l.done, r); i >= 0 {
+			l.done[i] = nil // it had ended, and its turn to be answered will not come
+		}
 	} else {
 		l.unwait(r)
+		l.guard(r.ln.lu, func() { r.ln.lu.Abort(&r.cmd) })
 	}
 	if m != nil {
 		acts = m.Settled(acts)
@@ -372,69 +389,6 @@ func (c *conn) close(why string) {
 	}
 	c.closeWhy = why
 	c.mark()
-}
-
-// reset carries out a task management function that reaches beyond one task.
-func (l *loop) reset(kind session.ActionKind, sc *session.Conn, m *session.TMF, lun sam.LUN, acts []session.Action) []session.Action {
-	c := sc.Ref.(*conn)
-	s := c.se.s
-	if kind == session.ResetTarget {
-		for i := range c.se.t.luns {
-			acts = l.resetUnit(c.se.t.luns[i].unit.lu, m, acts)
-		}
-		return s.TMFDone(m, true, acts)
-	}
-	ln := c.se.lookup(lun)
-	if ln.unit == nil {
-		return s.TMFDone(m, false, acts)
-	}
-	if kind == session.ResetLU {
-		acts = l.resetUnit(ln.lu, m, acts)
-	} else {
-		acts = l.abortAll(s.AbortTasks(m, func(t *session.Task) bool { return t.LUN == lun }, nil), m, acts)
-	}
-	return s.TMFDone(m, true, acts)
-}
-
-// resetUnit aborts the commands of every nexus at lu and resets it.
-func (l *loop) resetUnit(lu *scsi.LU, m *session.TMF, acts []session.Action) []session.Action {
-	var aborts []session.Action
-	for _, t := range l.targets {
-		for _, se := range t.sessions {
-			aborts = se.s.AbortTasks(m, se.at(lu), aborts)
-		}
-	}
-	acts = l.abortAll(aborts, m, acts)
-	l.guard(lu, func() { lu.Reset(sense.DeviceReset) })
-	return acts
-}
-
-// abortAll performs Abort actions at once.
-func (l *loop) abortAll(aborts []session.Action, m *session.TMF, acts []session.Action) []session.Action {
-	for i := range aborts {
-		acts = l.abort(aborts[i].Task.Ref.(*record), m, acts)
-	}
-	return acts
-}
-
-// AbortNexus is scsi.Host's: PREEMPT AND ABORT ends what a nexus still has at one logical unit. Nothing of it is answered; a write that a
-// store has stays in doubt, so that what overlaps it waits, whoever sends it. What has ended already is answered as it did.
-func (l *loop) AbortNexus(n *scsi.NexusLU, except *scsi.Command) int {
-	in := l.inLU // the caller's code goes on after this
-	var aborts []session.Action
-	for _, t := range l.targets {
-		if se := t.byNexus[n.Nexus]; se != nil {
-			aborts = se.s.AbortTasks(nil, func(task *session.Task) bool {
-				r := task.Ref.(*record)
-				return r.ln != nil && r.ln.nexus == n && &r.cmd != except && !slices.Contains(l.done, r)
-			}, aborts)
-		}
-	}
-	for i := range aborts {
-		l.abort(aborts[i].Task.Ref.(*record), nil, nil)
-	}
-	l.inLU = in
-	return len(aborts)
 }
 
 // sendTargets answers SendTargets in a normal session.

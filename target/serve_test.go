@@ -64,6 +64,19 @@ func pattern(seed, blocks int) []byte {
 	return b
 }
 
+// insist sends a command until it is not ended by a unit attention.
+func insist(ctx context.Context, s *initiator.Session, cdb, out []byte, in int) (initiator.Result, error) {
+	for {
+		res, err := s.Command(ctx, lun1, cdb, out, in)
+		if err != nil {
+			return res, err
+		}
+		if key, _, _, ok := initiator.SenseFields(res.Sense); !ok || key != 6 {
+			return res, nil
+		}
+	}
+}
+
 // Many commands at once from several sessions, each on blocks of its own, while LUNs come and go: nobody's data is touched.
 func TestChangesUnderLoad(t *testing.T) {
 	r := newRig(t, Config{}, "write delay=1ms every=7")
@@ -79,12 +92,13 @@ func TestChangesUnderLoad(t *testing.T) {
 			for round := range 200 {
 				lba := uint32(n*1024 + round%16*8)
 				data := pattern(n*1000+round, 8)
-				if res, err := s.Command(ctx, lun1, write10(lba, 8), data, 0); err != nil || !fine(res) {
+				res, err := insist(ctx, s, write10(lba, 8), data, 0)
+				if err != nil || !fine(res) {
 					t.Error("write:", err, res.Err())
 					return
 				}
-				res, err := s.Command(ctx, lun1, read10(lba, 8), nil, 4096)
-				if err != nil || res.Status == sam.Good && !bytes.Equal(res.Data, data) {
+				res, err = insist(ctx, s, read10(lba, 8), nil, 4096)
+				if err != nil || !fine(res) || !bytes.Equal(res.Data, data) {
 					t.Error("read: other data, or", err)
 					return
 				}
@@ -272,6 +286,7 @@ func TestRemoveBusyLUN(t *testing.T) {
 	if err := r.tg.RemoveLUN(ctx, 2); err == nil {
 		t.Fatal("a store with a hung request was closed")
 	}
+	r.ready(s) // it is told that its LUNs are others now
 	r.write(s, 0, block('b', 1))
 	res, err := s.Command(r.ctx(), sam.NewLUN(2), initiator.TestUnitReady(), nil, 0)
 	if key, asc, _, _ := initiator.SenseFields(res.Sense); err != nil || key != 5 || asc != 0x25 {

@@ -112,11 +112,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Offer lowers p to what a Server carries out: no digests, and neither the task reporting nor the functions of
-// iSCSIProtocolLevel 2 (RFC 7144).
+// Offer lowers p to what a Server carries out: no digests.
 func Offer(p *login.Params) {
 	p.HeaderDigest, p.DataDigest = false, false
-	p.TaskReporting, p.ProtocolLevel = login.ReportRFC3720, 1
 }
 
 // A Server serves targets on portals. Its methods may be called from any goroutine.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/scsi/sense"
 	"github.com/lunar-iscsi/lunar/session"
 	"github.com/lunar-iscsi/lunar/target/evloop"
 )
@@ -20,6 +21,7 @@ type sess struct {
 	timer evloop.Timer
 	armed int64                 // when the timer fires, while it is set
 	luns  map[sam.LUN]*lunNexus // those that commands have named
+	had   map[sam.LUN]struct{}  // those that have since been given another unit, or none
 	last  *lunNexus             // the one that the last command named
 	share evloop.Share          // of the budget
 	kept  int                   // of what s.Kept is, how much the budget was charged
@@ -59,7 +61,12 @@ func (s *sess) find(lun sam.LUN) *lunNexus {
 	if n, ok := lun.Number(); ok {
 		for i := range s.t.luns {
 			if e := &s.t.luns[i]; e.num == n {
-				return &lunNexus{lun: lun, unit: e.unit, lu: e.unit.lu, nexus: e.unit.lu.Attach(s.s.Nexus)}
+				nexus := e.unit.lu.Attach(s.s.Nexus)
+				if _, other := s.had[lun]; other {
+					nexus.Raise(sense.InquiryDataChanged) // the initiator may take it for the unit that was here
+					delete(s.had, lun)
+				}
+				return &lunNexus{lun: lun, unit: e.unit, lu: e.unit.lu, nexus: nexus}
 			}
 		}
 	}
@@ -86,8 +93,29 @@ func (s *sess) relook() {
 		if now := s.current(lun); now != ln.unit {
 			s.t.l.detach(ln)
 			delete(s.luns, lun)
+			if s.had == nil {
+				s.had = map[sam.LUN]struct{}{}
+			}
+			s.had[lun] = struct{}{} // at most one for each number that there is
 		}
 	}
+}
+
+// lunsChanged tells the initiator that its LUNs are others than they were (SPC-4: 3Fh/0Eh at every unit), and without waiting for a
+// command of its: Linux and ESXi look for LUNs anew on that message, and this condition is the only one that all take rightly.
+func (s *sess) lunsChanged() {
+	l := s.t.l
+	s.relook()
+	for _, ln := range s.luns {
+		ln.nexus.Raise(sense.ReportedLUNsChanged)
+	}
+	var b [sense.MaxLen]byte
+	d := sense.Data{Key: sense.UnitAttention, Code: sense.ReportedLUNsChanged, Bit: -1}
+	lun := sam.NewLUN(0)
+	if len(s.t.luns) != 0 {
+		lun = s.t.luns[0].lun
+	}
+	l.perform(s.s.Event(lun, d.AppendFixed(b[:0]), l.takeActs()))
 }
 
 func (l *loop) detach(ln *lunNexus) {

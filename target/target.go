@@ -10,6 +10,7 @@ import (
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/scsi/sense"
 	"github.com/lunar-iscsi/lunar/session/login"
 	"github.com/lunar-iscsi/lunar/target/evloop"
 )
@@ -249,7 +250,17 @@ func (t *Target) RemoveLUN(ctx context.Context, lun uint16) error {
 func (t *Target) lunsChangedLocked() {
 	t.generation++
 	for _, s := range t.sessions {
-		s.relook()
+		s.lunsChanged()
+	}
+	t.l.ev.Wake() // there may be something to send
+}
+
+// Reported is scsi.Inventory's: the nexus n knows its LUNs.
+func (t *Target) Reported(n sam.Nexus) {
+	if s := t.byNexus[n]; s != nil {
+		for _, ln := range s.luns {
+			ln.nexus.Withdraw(sense.ReportedLUNsChanged)
+		}
 	}
 }
 

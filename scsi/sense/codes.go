@@ -59,6 +59,7 @@ const (
 	LogicalUnitFailure           Code = 0x3E01
 	InternalTargetFailure        Code = 0x4400
 	DataCRCError                 Code = 0x4705
+	InvalidMessage               Code = 0x4900
 	InsufficientRegistrationRoom Code = 0x5504
 )
 
@@ -108,6 +109,7 @@ var codeNames = map[Code]string{
 	LogicalUnitFailure:           "LOGICAL UNIT FAILURE",
 	InternalTargetFailure:        "INTERNAL TARGET FAILURE",
 	DataCRCError:                 "PROTOCOL SERVICE CRC ERROR",
+	InvalidMessage:               "INVALID MESSAGE ERROR",
 	InsufficientRegistrationRoom: "INSUFFICIENT REGISTRATION RESOURCES",
 }
 

@@ -179,6 +179,12 @@ func (e *engine) async(h *pdu.Header, data []byte) error {
 		return nil
 	case pdu.AsyncDropConnection, pdu.AsyncDropSession:
 		return &DroppedError{Event: a.Event()}
+	case pdu.AsyncTaskTermination:
+		// §11.9.1: what was asked for before is out already, since R2Ts are answered whole; what is left is to acknowledge it.
+		(*pdu.NOPOut)(&e.h).Init(h.LUN(), pdu.NoTag, pdu.NoTag, true, 0)
+		e.h.SetCmdSN(e.cmdSN)
+		e.put(nil)
+		fallthrough
 	case pdu.AsyncSCSIEvent:
 		if e.onAsync != nil {
 			e.onAsync(&PDU{Header: *h, Data: append([]byte(nil), data...)})

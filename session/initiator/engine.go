@@ -132,7 +132,7 @@ type engine struct {
 
 	active  int        // IOs in flight
 	replies int        // requests other than commands that were answered
-	onAsync func(*PDU) // told of asynchronous messages that are SCSI events
+	onAsync func(*PDU) // told of asynchronous messages that are SCSI events or about tasks
 	leaving bool       // the target asked for logout
 	logout  *IO        // our answer to that, once sent
 	lenient bool       // see Options.Lenient

@@ -34,7 +34,7 @@ type Options struct {
 	// counts an immediate request, and Data-In sequences beyond MaxBurstLength; and it leaves the keys out that came after
 	// RFC 3720. For comparing peers that get these wrong.
 	Lenient bool
-	// OnAsync is told of SCSI events, from the session's own goroutine; it must not call the session.
+	// OnAsync is told of SCSI events and of tasks that are being terminated, from the session's own goroutine; it must not call the session.
 	OnAsync func(*PDU)
 	// Dial replaces the TCP connection, for tests.
 	Dial func(ctx context.Context, portal string) (net.Conn, error)

@@ -320,6 +320,7 @@ func TestOfferTakesAnswers(t *testing.T) {
 		{answer: "X-com.example.key=NotUnderstood"},
 	} {
 		cfg := Defaults()
+		cfg.Params.TaskReporting = ReportResponseFence
 		o := NewOffer(cfg.Params, Normal, true)
 		o.AppendKeys(nil)
 		name, value, _ := strings.Cut(c.answer, "=")

@@ -101,7 +101,7 @@ func Defaults() Config {
 			MaxBurstLength: 1 << 20, FirstBurstLength: 256 << 10, MaxRecvDataSegmentLength: 256 << 10,
 			DefaultTime2Wait: 2, DefaultTime2Retain: 0, MaxOutstandingR2T: 8,
 			DataPDUInOrder: true, DataSequenceInOrder: true,
-			ErrorRecoveryLevel: 0, TaskReporting: ReportResponseFence, ProtocolLevel: 2,
+			ErrorRecoveryLevel: 0, TaskReporting: ReportFastAbort, ProtocolLevel: 2,
 		},
 		MaxKeyBytes: DefaultMaxKeyBytes, MaxKeys: DefaultMaxKeys, MaxPDUs: DefaultMaxPDUs,
 	}

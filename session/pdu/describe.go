@@ -219,6 +219,9 @@ func (d *describer) taskMgmtResp(h *Header, _, _ []byte) {
 	d.tag("itt", h.ITT())
 	d.answer(h)
 	d.field("response", (*TaskMgmtResp)(h).Response().String())
+	if info := (*TaskMgmtResp)(h).Info(); info != 0 {
+		d.field("info", fmt.Sprintf("%06x", info))
+	}
 }
 
 func (d *describer) dataOut(h *Header, _, _ []byte) {
@@ -267,9 +270,13 @@ func (d *describer) async(h *Header, _, data []byte) {
 	d.window(h)
 	d.field("event", asyncName(a.Event()))
 	p1, p2, p3 := a.Params()
-	if a.Event() == AsyncSCSIEvent {
+	switch a.Event() {
+	case AsyncSCSIEvent:
 		d.lun(h)
 		d.sense(data)
+		return
+	case AsyncTaskTermination:
+		d.lun(h)
 		return
 	}
 	d.field("params", fmt.Sprintf("%d,%d,%d", p1, p2, p3))

@@ -155,6 +155,13 @@ func (r *TaskMgmtResp) Init(itt uint32, resp TMFResponse) {
 // Response returns the response code.
 func (r *TaskMgmtResp) Response() TMFResponse { return TMFResponse(r[2]) }
 
+// Info returns the three bytes of Additional Response Information (RFC 7144 §6.2), the first in bits 23 to 16: of QUERY ASYNCHRONOUS
+// EVENT how many conditions are pending (UADE DEPTH) with the sense key, the additional sense code and its qualifier.
+func (r *TaskMgmtResp) Info() uint32 { return r.H().u32(8) >> 8 }
+
+// SetInfo sets Additional Response Information.
+func (r *TaskMgmtResp) SetInfo(info uint32) { r.H().put32(8, info<<8) }
+
 // A DataOut is a view of a SCSI Data-Out (RFC 7143 §11.7).
 type DataOut Header
 
@@ -267,11 +274,12 @@ type Async Header
 
 // The async events (RFC 7143 §11.9.1).
 const (
-	AsyncSCSIEvent      = 0
-	AsyncLogout         = 1 // target asks for logout
-	AsyncDropConnection = 2
-	AsyncDropSession    = 3
-	AsyncNegotiate      = 4
+	AsyncSCSIEvent       = 0
+	AsyncLogout          = 1 // target asks for logout
+	AsyncDropConnection  = 2
+	AsyncDropSession     = 3
+	AsyncNegotiate       = 4
+	AsyncTaskTermination = 5 // the tasks of a LUN are being terminated (FastAbort)
 )
 
 // H returns the view of the common fields.

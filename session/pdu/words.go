@@ -62,7 +62,7 @@ func (r RejectReason) String() string {
 }
 
 var asyncNames = [...]string{AsyncSCSIEvent: "SCSI event", AsyncLogout: "logout requested", AsyncDropConnection: "connection dropped",
-	AsyncDropSession: "session dropped", AsyncNegotiate: "negotiation requested"}
+	AsyncDropSession: "session dropped", AsyncNegotiate: "negotiation requested", AsyncTaskTermination: "tasks terminated"}
 
 func asyncName(event uint8) string {
 	if int(event) < len(asyncNames) {

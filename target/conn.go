@@ -20,6 +20,8 @@ type conn struct {
 	fd   int
 	name string // "initiator@address", for logs
 	way  way    // how the initiator came in
+	hd   int    // bytes of header digest behind each header: 0 or pdu.DigestLen
+	dd   int    // bytes of data digest behind each data segment: likewise
 
 	rest     []byte // bytes that are not handled yet; nil while idle
 	bulk     bool   // the last PDU had a large data segment: the next one probably has, too
@@ -38,14 +40,19 @@ type conn struct {
 // An incoming is a PDU with a large data segment that is received straight into its place.
 type incoming struct {
 	header pdu.Header
-	ahs    []byte      // copied: it is rare
-	dst    []byte      // the data segment
-	got    int         // bytes of dst, then of the pad
-	total  int         // data segment with pad; 0: none is under way
-	buf    *evloop.Buf // dst's, unless that is a task's
-	task   *record     // whose buffer dst lies in
-	lost   bool        // no buffer could be had: dst is scratch
+	ahs    []byte                       // copied: it is rare
+	dst    []byte                       // the data segment
+	got    int                          // bytes of dst, then of tail
+	total  int                          // data segment with pad and digest; 0: none is under way
+	buf    *evloop.Buf                  // dst's, unless that is a task's
+	task   *record                      // whose buffer dst lies in
+	crc    uint32                       // of what has come of dst
+	tail   [maxPad + pdu.DigestLen]byte // pad and digest
+	lost   bool                         // no buffer could be had: dst is scratch
 }
+
+// maxPad is the longest pad of a segment.
+const maxPad = 3
 
 // Ready is evloop.Pollable's.
 func (c *conn) Ready(ev evloop.Events) (more bool) {
@@ -105,20 +112,36 @@ func (c *conn) received(n int, err error) bool {
 func (c *conn) handleAll(b []byte) (more bool) {
 	for !c.dead && len(b) >= pdu.HeaderLen {
 		h := pdu.HeaderAt(b)
+		head := pdu.HeaderLen + h.AHSLen()
+		data := head + c.hd
+		if c.hd != 0 {
+			// Before anything in the header is believed, but how far it goes.
+			if len(b) < data {
+				break
+			}
+			if pdu.Digest(b[:head]) != pdu.DigestAt(b[head:]) {
+				c.damagedHeader()
+				return false
+			}
+		}
 		if err := c.c.CheckHeader(h); err != nil {
 			c.drop(dropHeader, err.Error())
 			return false
 		}
-		wire := h.WireLen()
+		end := data + pdu.Pad(h.DataLen())
+		wire := end
+		if end != data {
+			wire += c.dd
+		}
 		if len(b) < wire {
-			if h.DataLen() >= placeMin && len(b) >= pdu.HeaderLen+h.AHSLen() {
-				c.begin(h, b)
+			if h.DataLen() >= placeMin && len(b) >= data {
+				c.begin(h, b, wire-data)
 				b = nil
 			}
 			break
 		}
-		data := pdu.HeaderLen + h.AHSLen()
-		c.handle(h, b[pdu.HeaderLen:data], b[data:data+h.DataLen()])
+		damaged := wire != end && pdu.Digest(b[data:end]) != pdu.DigestAt(b[end:])
+		c.handle(h, b[pdu.HeaderLen:head], b[data:data+h.DataLen()], damaged)
 		b = b[wire:]
 		if c.l.ev.Spend(1) && len(b) != 0 {
 			more = true
@@ -174,13 +197,17 @@ func (l *loop) putRest(b []byte) {
 	}
 }
 
-// handle takes one whole PDU.
-func (c *conn) handle(h *pdu.Header, ahs, data []byte) {
+// handle takes one whole PDU. damaged: its data digest is wrong.
+func (c *conn) handle(h *pdu.Header, ahs, data []byte, damaged bool) {
 	l := c.l
 	if t := l.s.cfg.Trace.PDU; t != nil {
 		t(c.name, "rx", pdu.Describe(h, ahs, data))
 	}
-	l.perform(c.se.s.Received(c.c, l.ev.Now(), h, ahs, data, l.takeActs()))
+	if damaged {
+		c.damaged(h, ahs, data)
+	} else {
+		l.perform(c.se.s.Received(c.c, l.ev.Now(), h, ahs, data, l.takeActs()))
+	}
 	if c.se.s.Waiting() {
 		c.se.arm()
 	}
@@ -192,10 +219,11 @@ func (c *conn) handle(h *pdu.Header, ahs, data []byte) {
 	}
 }
 
-// begin starts to receive a PDU with a large data segment into its place: b is what has come of it.
-func (c *conn) begin(h *pdu.Header, b []byte) {
+// begin starts to receive a PDU with a large data segment into its place: b is what has come of it, total the length of the
+// segment with pad and digest.
+func (c *conn) begin(h *pdu.Header, b []byte, total int) {
 	in := &c.in
-	*in = incoming{header: *h, total: pdu.Pad(h.DataLen())}
+	*in = incoming{header: *h, total: total}
 	if n := h.AHSLen(); n != 0 {
 		in.ahs = append(in.ahs, b[pdu.HeaderLen:pdu.HeaderLen+n]...)
 	}
@@ -229,9 +257,13 @@ func (c *conn) begin(h *pdu.Header, b []byte) {
 		}
 		in.dst, in.lost = l.scratch[:h.DataLen()], true
 	}
-	part := b[pdu.HeaderLen+h.AHSLen():]
-	copy(in.dst, part)
+	part := b[pdu.HeaderLen+h.AHSLen()+c.hd:]
 	in.got = len(part)
+	have := copy(in.dst, part)
+	copy(in.tail[:], part[have:])
+	if c.dd != 0 {
+		in.crc = pdu.Digest(in.dst[:have])
+	}
 }
 
 // receiveInto goes on with such a PDU: what is missing of it to its place, the start of what follows into the slab. again: it is
@@ -241,11 +273,12 @@ func (c *conn) receiveInto() (more, again bool) {
 	slab := c.l.slab[:bulkPeek]
 	vec := c.l.vec[:0]
 	missing := in.total - in.got
-	if left := in.dst[min(in.got, len(in.dst)):]; len(left) != 0 {
+	have := min(in.got, len(in.dst))
+	if left := in.dst[have:]; len(left) != 0 {
 		vec = append(vec, unix.Iovec{Base: &left[0], Len: uint64(len(left))})
 	}
 	if n := in.total - max(in.got, len(in.dst)); n != 0 {
-		vec = append(vec, unix.Iovec{Base: &c.l.pad[0], Len: uint64(n)})
+		vec = append(vec, unix.Iovec{Base: &in.tail[in.total-len(in.dst)-n], Len: uint64(n)})
 	}
 	vec = append(vec, unix.Iovec{Base: &slab[0], Len: uint64(len(slab))})
 	n, err := recvVec(c.fd, vec)
@@ -254,6 +287,10 @@ func (c *conn) receiveInto() (more, again bool) {
 	}
 	spent := c.l.ev.Spend(1) // also where the PDU is not complete, so that the loop looks again before it asks epoll
 	in.got += min(n, missing)
+	if c.dd != 0 {
+		// As it comes: it is in the cache, and scratch is anybody's between two reads.
+		in.crc = pdu.UpdateDigest(in.crc, in.dst[have:min(in.got, len(in.dst))])
+	}
 	if in.got < in.total {
 		return false, false
 	}
@@ -268,6 +305,7 @@ func (c *conn) receiveInto() (more, again bool) {
 // finish hands over the PDU that is complete now.
 func (c *conn) finish() {
 	l := c.l
+	damaged := c.dd != 0 && c.in.damaged()
 	in := c.in
 	c.in = incoming{}
 	l.gift, l.overBudget = in.buf, in.lost
@@ -275,7 +313,8 @@ func (c *conn) finish() {
 		in.task.placing--
 		in.task = nil
 	}
-	c.handle(&in.header, in.ahs, in.dst)
+	l.header = in.header // what is handed on by reference would not lie on the stack
+	c.handle(&l.header, in.ahs, in.dst, damaged)
 	if l.gift != nil {
 		l.pool.Put(l.gift)
 	}

@@ -38,6 +38,7 @@ type greeter struct {
 	status pdu.LoginStatus // of the last Login Response
 	acts   []session.Action
 	out    []byte
+	hd, dd bool // header and data digests are on
 }
 
 func (s *Server) greeter(nc net.Conn, p *portal, from netip.AddrPort) *greeter {
@@ -119,22 +120,54 @@ func who(n *login.Negotiator) string {
 // errTooLong is read's error for a data segment that was not read; the header is there.
 var errTooLong = errors.New("the data segment is too long")
 
+// Where in a PDU a digest turned out to be wrong. With errDataDigest the PDU is there.
+var (
+	errHeaderDigest = errors.New("a header with a wrong digest")
+	errDataDigest   = errors.New("data with a wrong digest")
+)
+
 // read reads one PDU whose data segment may have up to limit bytes.
 func (g *greeter) read(limit int) (*pdu.Header, []byte, error) {
 	var h pdu.Header
 	if _, err := io.ReadFull(g.r, h[:]); err != nil {
 		return nil, nil, err
 	}
-	if n := h.DataLen(); n > limit {
+	var ahs []byte
+	if g.hd {
+		// Before anything in the header is believed, but how far it goes.
+		ahs = make([]byte, h.AHSLen()+pdu.DigestLen)
+		if _, err := io.ReadFull(g.r, ahs); err != nil {
+			return nil, nil, err
+		}
+		digest := pdu.DigestAt(ahs[h.AHSLen():])
+		if ahs = ahs[:h.AHSLen()]; pdu.UpdateDigest(pdu.Digest(h[:]), ahs) != digest {
+			return nil, nil, errHeaderDigest
+		}
+	}
+	n := h.DataLen()
+	if n > limit {
 		return &h, nil, fmt.Errorf("%w: %v with %d bytes, more than %d", errTooLong, h.Opcode(), n, limit)
 	}
-	body := make([]byte, h.AHSLen()+pdu.Pad(h.DataLen()))
+	size := pdu.Pad(n)
+	if g.dd && n != 0 {
+		size += pdu.DigestLen
+	}
+	if !g.hd {
+		size += h.AHSLen()
+	}
+	body := make([]byte, size)
 	if _, err := io.ReadFull(g.r, body); err != nil {
 		return nil, nil, err
 	}
-	data := body[h.AHSLen():][:h.DataLen()]
+	if !g.hd {
+		ahs, body = body[:h.AHSLen()], body[h.AHSLen():]
+	}
+	data := body[:n]
 	if t := g.s.cfg.Trace.PDU; t != nil {
-		t(g.from.String(), "rx", pdu.Describe(&h, body[:h.AHSLen()], data))
+		t(g.from.String(), "rx", pdu.Describe(&h, ahs, data))
+	}
+	if end := pdu.Pad(n); end != len(body) && pdu.Digest(body[:end]) != pdu.DigestAt(body[end:]) {
+		return &h, data, errDataDigest
 	}
 	return &h, data, nil
 }
@@ -152,8 +185,14 @@ func (g *greeter) write(h *pdu.Header, data []byte, numbered bool) error {
 	if t := g.s.cfg.Trace.PDU; t != nil {
 		t(g.from.String(), "tx", pdu.Describe(h, nil, data))
 	}
-	g.out = append(append(g.out[:0], h[:]...), data...)
-	g.out = append(g.out, zeroes[:pdu.Pad(len(data))-len(data)]...)
+	g.out = append(g.out[:0], h[:]...)
+	if g.hd {
+		g.out = pdu.AppendDigest(g.out, pdu.Digest(h[:]))
+	}
+	g.out = append(append(g.out, data...), zeroes[:pdu.Pad(len(data))-len(data)]...)
+	if g.dd && len(data) != 0 {
+		g.out = pdu.AppendDigest(g.out, pdu.DataDigest(data))
+	}
 	_, err := g.nc.Write(g.out)
 	return err
 }
@@ -273,6 +312,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 	resp.Header.SetDataLen(len(resp.Data))
 	(*pdu.LoginResp)(&resp.Header).SetTSIH(se.s.TSIH)
 	c.queue(&session.Action{Kind: session.Send, Conn: c.c, Header: resp.Header, Data: resp.Data}, nil)
+	c.full(&se.s.Params)
 	se.arm()
 	if len(ahead) != 0 {
 		c.setRest(ahead)
@@ -329,12 +369,23 @@ func (g *greeter) discovery(res login.Result, resp *login.Response) error {
 	if err := g.write(&resp.Header, resp.Data, false); err != nil {
 		return err
 	}
+	g.hd, g.dd = res.Params.HeaderDigest, res.Params.DataDigest
 	for {
 		h, data, err := g.read(c.MaxDataSegment())
-		if err != nil {
+		var acts []session.Action
+		switch {
+		case errors.Is(err, errDataDigest):
+			acts = s.Damaged(c, 0, h, nil, data, g.acts[:0])
+			g.s.notes.warn(noteDamaged, "data came damaged: its digest is wrong", "discovery", res.InitiatorName, "from", g.from, "pdu", h.Opcode())
+		case errors.Is(err, errHeaderDigest):
+			g.s.count.drops[dropDigest].Add(1)
+			g.s.notes.warn(noteDamaged, "a header came damaged: its digest is wrong", "discovery", res.InitiatorName, "from", g.from)
+			return nil
+		case err != nil:
 			return nil // it has seen enough
+		default:
+			acts = s.Received(c, 0, h, nil, data, g.acts[:0])
 		}
-		acts := s.Received(c, 0, h, nil, data, g.acts[:0])
 		for i := 0; i < len(acts); i++ {
 			a := &acts[i]
 			switch a.Kind {

@@ -13,6 +13,7 @@ import (
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/session"
+	"github.com/lunar-iscsi/lunar/session/pdu"
 	"github.com/lunar-iscsi/lunar/target/evloop"
 	"golang.org/x/sys/unix"
 )
@@ -59,7 +60,7 @@ type loop struct {
 	arenas     int              // made and not let go of, outside the budget
 	acts       []session.Action // see takeActs
 	vec        [maxVec + 2]unix.Iovec
-	pad        [4]byte
+	header     pdu.Header           // of the large PDU that is being handed over
 	gift       *evloop.Buf          // holds the immediate data of the command being begun; whoever takes it clears it
 	overBudget bool                 // that data was dropped for want of memory
 	dirty      []*conn              // have output to send

@@ -20,6 +20,7 @@ const (
 	noteLoginFailed
 	noteReinstated
 	noteDropped
+	noteDamaged
 	noteFault
 	noteKinds
 )

@@ -60,7 +60,7 @@ func (l *loop) release(a *arena) {
 type outPDU struct {
 	a    *arena
 	head []byte      // from the header on, what lies contiguously in the arena
-	data []byte      // the rest, elsewhere; the pad comes from zeroes
+	data []byte      // elsewhere, to go out ahead of the last bytes of head if those are its digest; the pad comes from zeroes
 	buf  *evloop.Buf // of data; released when the PDU has been sent
 	own  *evloop.Buf // of heads that keepSmall moved; likewise
 	copy bool        // counted in outQueue.copied
@@ -134,20 +134,26 @@ func (c *conn) queue(act *session.Action, r *record) {
 	l := c.l
 	p := outPDU{}
 	n := len(act.Data)
+	at := pdu.HeaderLen + c.hd
+	dd := c.dd
+	if n == 0 {
+		dd = 0
+	}
 	switch {
-	case r != nil && r.place != nil && n == len(r.cmd.Data) && n != 0 && unsafe.SliceData(act.Data) == unsafe.SliceData(r.place[pdu.HeaderLen:]):
+	case r != nil && r.place != nil && n == len(r.cmd.Data) && n != 0 && unsafe.SliceData(act.Data) == unsafe.SliceData(r.place[at:]):
 		p.a = r.placeIn
-		end := pdu.HeaderLen + pdu.Pad(n)
-		p.head = r.place[:end]
-		clear(p.head[pdu.HeaderLen+n:])
-		copy(p.head, act.Header[:])
+		p.head = r.place[:at+pdu.Pad(n)+dd]
+		p.fill(act, at, dd)
 		r.place = nil
 	case r != nil && r.buf != nil && act.Kind == session.SendData:
-		p.a = l.room(pdu.HeaderLen)
-		p.head = p.a.b[p.a.pos : p.a.pos+pdu.HeaderLen]
-		p.a.pos += pdu.HeaderLen
+		p.a = l.room(at + dd)
+		p.head = p.a.b[p.a.pos : p.a.pos+at+dd]
+		p.a.pos += at + dd
 		copy(p.head, act.Header[:])
 		p.data = act.Data
+		if dd != 0 {
+			pdu.PutDigest(p.head[at:], pdu.DataDigest(p.data))
+		}
 		if (*pdu.DataIn)(&act.Header).HasStatus() {
 			p.buf, r.buf = r.buf, nil // the last Data-In takes the buffer with it
 			if r.ln.unit != nil {
@@ -156,7 +162,7 @@ func (c *conn) queue(act *session.Action, r *record) {
 		}
 	default:
 		// The data is the session's, or lies in a command that is about to be used again.
-		end := pdu.HeaderLen + pdu.Pad(n)
+		end := at + pdu.Pad(n) + dd
 		if end > arenaSize {
 			c.drop(dropUnread, "a response that is too long")
 			return
@@ -164,9 +170,8 @@ func (c *conn) queue(act *session.Action, r *record) {
 		p.a = l.room(end)
 		p.head = p.a.b[p.a.pos : p.a.pos+end]
 		p.a.pos += end
-		copy(p.head, act.Header[:])
-		copy(p.head[pdu.HeaderLen:], act.Data)
-		clear(p.head[pdu.HeaderLen+n:])
+		copy(p.head[at:], act.Data)
+		p.fill(act, at, dd)
 		pdu.HeaderAt(p.head).SetDataLen(n)
 		p.copy = true
 	}
@@ -180,6 +185,17 @@ func (c *conn) queue(act *session.Action, r *record) {
 		return
 	}
 	c.mark()
+}
+
+// fill completes a head whose data is in place, at bytes from its start: header, pad, and digest of dd bytes. The header's own digest
+// has to wait for its StatSN.
+func (p *outPDU) fill(act *session.Action, at, dd int) {
+	copy(p.head, act.Header[:])
+	end := len(p.head) - dd
+	clear(p.head[at+len(act.Data) : end])
+	if dd != 0 {
+		pdu.PutDigest(p.head[end:], pdu.Digest(p.head[at:end]))
+	}
 }
 
 // mark puts c on the list of those that have something to send.
@@ -229,30 +245,46 @@ func (c *conn) sendBatch() (n, want int, err error) {
 	o := &c.out
 	vec := c.l.vec[:0]
 	skip := o.sent
-	for i := o.head; i < len(o.q) && len(vec) < maxVec-2; i++ {
+	for i := o.head; i < len(o.q) && len(vec) < maxVec-3; i++ {
 		p := &o.q[i]
 		if i-o.head >= o.stamped {
-			h := pdu.HeaderAt(p.head)
-			c.c.Stamp(h)
+			c.stamp(p)
 			o.stamped++
-			if t := c.l.s.cfg.Trace.PDU; t != nil {
-				data := p.data
-				if data == nil {
-					data = p.head[pdu.HeaderLen:][:h.DataLen()]
-				}
-				t(c.name, "tx", pdu.Describe(h, nil, data))
-			}
 		}
-		vec = appendVec(vec, p.head, &skip, &want)
-		if len(p.data) != 0 {
-			vec = appendVec(vec, p.data, &skip, &want)
-			if pad := pdu.Pad(len(p.data)) - len(p.data); pad != 0 {
-				vec = appendVec(vec, zeroes[:pad], &skip, &want)
-			}
+		if len(p.data) == 0 {
+			vec = appendVec(vec, p.head, &skip, &want)
+			continue
+		}
+		at := len(p.head) - c.dd
+		vec = appendVec(vec, p.head[:at], &skip, &want)
+		vec = appendVec(vec, p.data, &skip, &want)
+		if pad := pdu.Pad(len(p.data)) - len(p.data); pad != 0 {
+			vec = appendVec(vec, zeroes[:pad], &skip, &want)
+		}
+		if c.dd != 0 {
+			vec = appendVec(vec, p.head[at:], &skip, &want)
 		}
 	}
 	n, err = sendVec(c.fd, vec)
 	return n, want, err
+}
+
+// stamp makes p's header final.
+func (c *conn) stamp(p *outPDU) {
+	h := pdu.HeaderAt(p.head)
+	c.c.Stamp(h)
+	at := pdu.HeaderLen
+	if c.hd != 0 {
+		pdu.PutDigest(p.head[at:], pdu.Digest(h[:]))
+		at += c.hd
+	}
+	if t := c.l.s.cfg.Trace.PDU; t != nil {
+		data := p.data
+		if data == nil {
+			data = p.head[at:][:h.DataLen()]
+		}
+		t(c.name, "tx", pdu.Describe(h, nil, data))
+	}
 }
 
 // appendVec adds b, less the skip bytes that are sent already, to vec; what lies right behind the last piece

@@ -20,7 +20,7 @@ type record struct {
 	ln   *lunNexus
 
 	buf     *evloop.Buf // of data, in or out; nil when it lies in the slab, the arena or nowhere
-	place   []byte      // for a READ into the output stream: header and data there, inside placeIn
+	place   []byte      // for a READ into the output stream: header, data and digests there, inside placeIn
 	placeIn *arena
 	placing int          // connections that are receiving into buf
 	held    bool         // a reference of placeIn is this record's
@@ -153,14 +153,15 @@ func (l *loop) read(r *record, acts []session.Action) []session.Action {
 		c.se.s.Executing(r.task)
 		return acts
 	}
-	if n <= inPlaceMax && n <= c.c.MaxDataIn() && !c.blocked && l.mayPlace(pdu.HeaderLen+pdu.Pad(n)) {
-		need := pdu.HeaderLen + pdu.Pad(n)
+	at := pdu.HeaderLen + c.hd
+	need := at + pdu.Pad(n) + c.dd
+	if n <= inPlaceMax && n <= c.c.MaxDataIn() && !c.blocked && l.mayPlace(need) {
 		a := l.room(need)
 		start := a.pos
 		r.place, r.placeIn = a.b[start:start+need], a
 		a.pos += need
 		a.refs++ // nothing starts the arena anew meanwhile
-		cmd.Buf, cmd.NoWait = r.place[pdu.HeaderLen:pdu.HeaderLen+n], true
+		cmd.Buf, cmd.NoWait = r.place[at:at+n], true
 		switch l.submit(r) {
 		case scsi.Done:
 			acts = l.complete(r, acts)

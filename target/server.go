@@ -32,7 +32,7 @@ type Config struct {
 	Logger Logger
 	Trace  Trace
 
-	Login login.Config   // zero: login.Defaults, without digests
+	Login login.Config   // zero: login.Defaults
 	Auth  login.Auth     // of every target and of discovery: CHAP accounts; zero: none
 	Limit session.Limits // zero fields: package session's defaults
 
@@ -84,7 +84,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Login.MaxPDUs == 0 {
 		c.Login = login.Defaults()
-		Offer(&c.Login.Params)
 	}
 	durations := []struct {
 		p   *time.Duration
@@ -110,11 +109,6 @@ func (c Config) withDefaults() Config {
 		c.BufferBytes = DefaultBufferBytes
 	}
 	return c
-}
-
-// Offer lowers p to what a Server carries out: no digests.
-func Offer(p *login.Params) {
-	p.HeaderDigest, p.DataDigest = false, false
 }
 
 // A Server serves targets on portals. Its methods may be called from any goroutine.
@@ -151,7 +145,7 @@ var ErrClosed = errors.New("target: the server is closed")
 // NewServer returns a server without targets and portals.
 func NewServer(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
-	if err := cfg.Login.Params.Check(); err != nil {
+	if err := cfg.Login.Check(); err != nil {
 		return nil, fmt.Errorf("target: %w", err)
 	}
 	var state *stateDir

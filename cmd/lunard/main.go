@@ -67,7 +67,6 @@ func defaults() *options {
 	o := &options{logLevel: "warn", drain: 10 * time.Second}
 	o.cfg.Login = login.Defaults()
 	o.params = &o.cfg.Login.Params
-	target.Offer(o.params)
 	return o
 }
 

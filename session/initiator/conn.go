@@ -98,23 +98,17 @@ func Frame(h *pdu.Header, ahs, data []byte, headerDigest, dataDigest bool) []byt
 	b = append(b, h[:]...)
 	b = append(b, ahs...)
 	if headerDigest {
-		b = appendDigest(b, pdu.Digest(b))
+		b = pdu.AppendDigest(b, pdu.Digest(b))
 	}
 	if len(data) > 0 {
 		at := len(b)
 		b = append(b, data...)
 		b = append(b, make([]byte, pdu.Pad(len(data))-len(data))...)
 		if dataDigest {
-			b = appendDigest(b, pdu.Digest(b[at:]))
+			b = pdu.AppendDigest(b, pdu.Digest(b[at:]))
 		}
 	}
 	return b
-}
-
-func appendDigest(b []byte, d uint32) []byte {
-	var four [pdu.DigestLen]byte
-	pdu.PutDigest(four[:], d)
-	return append(b, four[:]...)
 }
 
 // SendBytes sends b as it is.

@@ -1,6 +1,7 @@
 package login
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/lunar-iscsi/lunar/session/pdu"
@@ -121,6 +122,17 @@ func (p *Params) Check() error {
 		return fmt.Errorf("FirstBurstLength=%d is more than MaxBurstLength=%d", p.FirstBurstLength, p.MaxBurstLength)
 	}
 	return nil
+}
+
+// Check reports the first fault of c, as an error that names its key: see Params.Check.
+func (c *Config) Check() error {
+	switch p := &c.Params; {
+	case c.RequireHeaderDigest && !p.HeaderDigest:
+		return errors.New("HeaderDigest=CRC32C is required and not offered")
+	case c.RequireDataDigest && !p.DataDigest:
+		return errors.New("DataDigest=CRC32C is required and not offered")
+	}
+	return c.Params.Check()
 }
 
 // A Policy answers what a login asks about names: the target's table of targets,

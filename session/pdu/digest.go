@@ -28,5 +28,8 @@ func DataDigest(data []byte) uint32 {
 // is what the bit order of RFC 7143 §13.1 comes to.
 func PutDigest(b []byte, d uint32) { binary.LittleEndian.PutUint32(b, d) }
 
+// AppendDigest appends d to b as PutDigest writes it.
+func AppendDigest(b []byte, d uint32) []byte { return binary.LittleEndian.AppendUint32(b, d) }
+
 // DigestAt reads the digest in b[0:4].
 func DigestAt(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -412,5 +413,31 @@ func TestDigestsOfAReinstatedConnection(t *testing.T) {
 			t.Fatalf("%v, segments of %d bytes: %d bytes, %v", pair, size, len(res.Data), err)
 		}
 		first.CmdSN = c.CmdSN
+	}
+}
+
+// Pads are zeros: what lay in that memory before is nobody's business.
+func TestPadsAreZeros(t *testing.T) {
+	for _, pair := range digestPairs {
+		r := newRig(t, Config{}, "")
+		c := r.rawDigests(1, pair)
+		for range 4 {
+			if _, err := c.Ping(bytes.Repeat([]byte{0xff}, 64)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h := c.Request(pdu.OpNOPOut, true)
+		h.SetTTT(pdu.NoTag)
+		if err := c.Send(h, []byte{0xff}); err != nil {
+			t.Fatal(err)
+		}
+		head := pdu.HeaderLen
+		if pair.header {
+			head += pdu.DigestLen
+		}
+		b := make([]byte, head+4)
+		if _, err := io.ReadFull(c.NC, b); err != nil || !bytes.Equal(b[head:], []byte{0xff, 0, 0, 0}) {
+			t.Fatalf("%v: data and pad %x, %v", pair, b[head:], err)
+		}
 	}
 }

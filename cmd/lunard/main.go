@@ -157,6 +157,8 @@ func (o *options) command() *cobra.Command {
 	f.Uint32Var(&p.MaxBurstLength, "max-burst", p.MaxBurstLength, "MaxBurstLength, bytes")
 	f.Uint32Var(&p.MaxRecvDataSegmentLength, "max-recv-data-segment", p.MaxRecvDataSegmentLength, "MaxRecvDataSegmentLength, bytes")
 	f.Uint16Var(&p.MaxOutstandingR2T, "max-outstanding-r2t", p.MaxOutstandingR2T, "R2Ts outstanding for one command")
+	f.Var(digestFlag{&p.HeaderDigest, &c.Login.RequireHeaderDigest}, "header-digest", "CRC32C over headers: allow (the initiator's order decides), require or none")
+	f.Var(digestFlag{&p.DataDigest, &c.Login.RequireDataDigest}, "data-digest", "CRC32C over data: allow, require or none; costs processor time")
 	f.BoolVar(&c.Login.ForbidMD5, "forbid-md5", false, "refuse CHAP with MD5")
 	return cmd
 }

@@ -29,6 +29,7 @@ func TestRefuses(t *testing.T) {
 		says []string // parts of the line
 	}{
 		{"an unknown flag", func(*testing.T, string, string) []string { return []string{"--no-such-flag"} }, usage, []string{"no-such-flag"}},
+		{"a digest policy that is none", func(*testing.T, string, string) []string { return []string{"--data-digest=maybe"} }, usage, []string{"data-digest", "maybe", "require"}},
 		{"an argument", func(_ *testing.T, dir, portal string) []string {
 			return []string{"--portal=" + portal, newFile(dir, "size=1M"), "surplus"}
 		}, usage, []string{"surplus"}},

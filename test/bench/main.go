@@ -44,7 +44,7 @@ type bench struct {
 // options are the command line.
 type options struct {
 	rows, only       string
-	list, digests    bool
+	list             bool
 	rounds           int
 	seconds          float64
 	out, json        string
@@ -59,7 +59,6 @@ func main() {
 	flag.StringVar(&o.rows, "row", "", "rows to run, `NAMES` separated by commas (default: all)")
 	flag.StringVar(&o.only, "only", "", "`KINDS` of server to run, separated by commas (default: all)")
 	flag.BoolVar(&o.list, "list", false, "list the rows")
-	flag.BoolVar(&o.digests, "digests", false, "run the rows with CRC32C digests too")
 	flag.IntVar(&o.rounds, "rounds", defaultRounds, "interleaved rounds of each row, at least")
 	flag.Float64Var(&o.seconds, "seconds", defaultSeconds, "length of one round of one server")
 	flag.StringVar(&o.out, "out", "", "Markdown `file` to write (default: docs/bench/DATE.md when all rows run)")
@@ -88,7 +87,7 @@ func run(ctx context.Context, o *options) (err error) {
 	}
 	if o.list {
 		for i := range rows {
-			fmt.Printf("%-20s %s %s\n", rows[i].name, rows[i].title, rows[i].optional)
+			fmt.Printf("%-20s %s\n", rows[i].name, rows[i].title)
 		}
 		return nil
 	}
@@ -124,10 +123,7 @@ func run(ctx context.Context, o *options) (err error) {
 func chosen(o *options) (rows []row, all bool, err error) {
 	every := allRows()
 	if o.rows == "" {
-		if o.list {
-			return every, true, nil
-		}
-		return slices.DeleteFunc(every, func(r row) bool { return r.optional == "--digests" && !o.digests }), true, nil
+		return every, true, nil
 	}
 	for _, name := range strings.Split(o.rows, ",") {
 		i := slices.IndexFunc(every, func(r row) bool { return r.name == name })

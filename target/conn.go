@@ -20,21 +20,21 @@ type conn struct {
 	fd   int
 	name string // "initiator@address", for logs
 	way  way    // how the initiator came in
-	hd   int    // bytes of header digest behind each header: 0 or pdu.DigestLen
-	dd   int    // bytes of data digest behind each data segment: likewise
 
 	rest     []byte // bytes that are not handled yet; nil while idle
 	bulk     bool   // the last PDU had a large data segment: the next one probably has, too
 	whole    bool   // of rest: it holds whole PDUs, left over when a turn was used up
+	isDirty  bool   // in loop.dirty
+	blocked  bool   // the socket takes no more at the moment
+	dead     bool
+	hd       uint8 // bytes of header digest behind each header: 0 or pdu.DigestLen
+	dd       uint8 // bytes of data digest behind each data segment: likewise
 	in       incoming
 	out      outQueue
 	waiting  []*record // reads that wait until there is less to send
-	isDirty  bool      // in loop.dirty
-	blocked  bool      // the socket takes no more at the moment
 	taken    int64     // when it last took something
 	stall    evloop.Timer
 	closeWhy string // close when everything is sent
-	dead     bool
 }
 
 // An incoming is a PDU with a large data segment that is received straight into its place.
@@ -113,7 +113,7 @@ func (c *conn) handleAll(b []byte) (more bool) {
 	for !c.dead && len(b) >= pdu.HeaderLen {
 		h := pdu.HeaderAt(b)
 		head := pdu.HeaderLen + h.AHSLen()
-		data := head + c.hd
+		data := head + int(c.hd)
 		if c.hd != 0 {
 			// Before anything in the header is believed, but how far it goes.
 			if len(b) < data {
@@ -131,7 +131,7 @@ func (c *conn) handleAll(b []byte) (more bool) {
 		end := data + pdu.Pad(h.DataLen())
 		wire := end
 		if end != data {
-			wire += c.dd
+			wire += int(c.dd)
 		}
 		if len(b) < wire {
 			if h.DataLen() >= placeMin && len(b) >= data {
@@ -257,7 +257,7 @@ func (c *conn) begin(h *pdu.Header, b []byte, total int) {
 		}
 		in.dst, in.lost = l.scratch[:h.DataLen()], true
 	}
-	part := b[pdu.HeaderLen+h.AHSLen()+c.hd:]
+	part := b[pdu.HeaderLen+h.AHSLen()+int(c.hd):]
 	in.got = len(part)
 	have := copy(in.dst, part)
 	copy(in.tail[:], part[have:])

@@ -408,6 +408,9 @@ func solicited(n int) request {
 func TestLargeDamage(t *testing.T) {
 	for _, pair := range digestPairs {
 		for _, rules := range []string{"", "any pending"} {
+			if rules != "" && pair != (digestPair{true, true}) {
+				continue
+			}
 			for _, q := range large {
 				t.Run(fmt.Sprintf("%v, %s %s", pair, q.name, rules), func(t *testing.T) {
 					r := newRig(t, Config{}, rules)

@@ -50,7 +50,7 @@ func TestNoise(t *testing.T) {
 			if every != 0 && pair != (digestPair{true, true}) {
 				continue
 			}
-			for seed := range uint64(4) {
+			for _, seed := range []uint64{0, 3} {
 				t.Run(fmt.Sprintf("%v, a bit in %d, seed %d", pair, every, seed), func(t *testing.T) {
 					noise(t, pair, every, seed)
 				})
@@ -60,7 +60,7 @@ func TestNoise(t *testing.T) {
 }
 
 func noise(t *testing.T, pair digestPair, every int, seed uint64) {
-	const regions, size, turns = 8, 256, 300 // size in blocks
+	const regions, size, turns = 8, 256, 200 // size in blocks
 	rules := ""
 	if seed%2 == 1 {
 		rules = "any pending"

@@ -134,8 +134,8 @@ func (c *conn) queue(act *session.Action, r *record) {
 	l := c.l
 	p := outPDU{}
 	n := len(act.Data)
-	at := pdu.HeaderLen + c.hd
-	dd := c.dd
+	at := pdu.HeaderLen + int(c.hd)
+	dd := int(c.dd)
 	if n == 0 {
 		dd = 0
 	}
@@ -255,7 +255,7 @@ func (c *conn) sendBatch() (n, want int, err error) {
 			vec = appendVec(vec, p.head, &skip, &want)
 			continue
 		}
-		at := len(p.head) - c.dd
+		at := len(p.head) - int(c.dd)
 		vec = appendVec(vec, p.head[:at], &skip, &want)
 		vec = appendVec(vec, p.data, &skip, &want)
 		if pad := pdu.Pad(len(p.data)) - len(p.data); pad != 0 {
@@ -276,7 +276,7 @@ func (c *conn) stamp(p *outPDU) {
 	at := pdu.HeaderLen
 	if c.hd != 0 {
 		pdu.PutDigest(p.head[at:], pdu.Digest(h[:]))
-		at += c.hd
+		at += int(c.hd)
 	}
 	if t := c.l.s.cfg.Trace.PDU; t != nil {
 		data := p.data

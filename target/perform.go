@@ -153,8 +153,8 @@ func (l *loop) read(r *record, acts []session.Action) []session.Action {
 		c.se.s.Executing(r.task)
 		return acts
 	}
-	at := pdu.HeaderLen + c.hd
-	need := at + pdu.Pad(n) + c.dd
+	at := pdu.HeaderLen + int(c.hd)
+	need := at + pdu.Pad(n) + int(c.dd)
 	if n <= inPlaceMax && n <= c.c.MaxDataIn() && !c.blocked && l.mayPlace(need) {
 		a := l.room(need)
 		start := a.pos

@@ -21,5 +21,8 @@
 //		}
 //	}
 //
+// A PDU whose data digest is wrong goes to Damaged instead, and DamagedHeader ends a connection: the caller computes
+// digests, the session knows what follows from a wrong one.
+//
 // It promises nothing to programs outside this module.
 package session

@@ -237,12 +237,11 @@ var requests = []request{
 
 // Whatever byte of a PDU is wrong: a damaged header, AHS or header digest costs the connection, since the next PDU could be
 // anywhere; damaged data, pad or data digest is rejected, the command that it belongs to ends with an error that initiators
-// retry, and the session goes on. Nothing of it is written. What has no digest is not noticed.
+// retry, and the session goes on. Nothing of it is written.
 //
 // MUST 7143 §7.8: a wrong header digest costs the connection
+//
 // MUST 7143 §7.8: a PDU with a wrong data digest is answered with Reject, reason data digest error, and discarded
-// MUST 7143 §11.2.3: the header digest covers the additional header segments
-// MUST 7143 §11.2.3: the data digest covers the pad
 func TestDamage(t *testing.T) {
 	for _, pair := range digestPairs[1:] {
 		for _, q := range requests {

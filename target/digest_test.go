@@ -114,7 +114,9 @@ func (r *rig) lent() int {
 // Data of every size and way of transfer comes back as it was written, with each pair of digests, on a store that ends at once and on
 // one that never does; the initiator checks every digest.
 //
-// MUST 7143 §13.1: with CRC32C negotiated every PDU of the full feature phase has the digest
+// MUST 7143 §13.1: CRC32C and None can be negotiated for headers and for data
+//
+// MUST 7143 §13.1: a digest that was agreed upon is in every PDU of the full feature phase
 func TestDigestTransfers(t *testing.T) {
 	for _, pair := range digestPairs {
 		for _, rules := range []string{"", "any pending"} {
@@ -164,7 +166,11 @@ func TestDigestTransfers(t *testing.T) {
 	}
 }
 
-// Every kind of PDU that a target sends has the digests, and pads are covered: Conn checks them.
+// Every kind of PDU that a target sends has the digests: Conn checks them.
+//
+// MUST 7143 §13.1: a digest that was agreed upon is in every PDU of the full feature phase
+//
+// SHOULD 7143 §13.1: a pad is zeros, and covered by the digest
 func TestDigestsOfEveryAnswer(t *testing.T) {
 	for _, pair := range digestPairs {
 		t.Run(pair.String(), func(t *testing.T) {
@@ -250,9 +256,7 @@ func TestDigestsOfEveryAnswer(t *testing.T) {
 	})
 }
 
-// Digests begin behind the last Login Response, also for what the initiator sends before it has it.
-//
-// MUST NOT 7143 §13.1: login's own PDUs have no digests
+// Digests begin behind the last Login Response (RFC 7143 §13.1), also for what the initiator sends before it has it.
 func TestDigestsBeginWithFullFeature(t *testing.T) {
 	for _, pair := range digestPairs {
 		r := newRig(t, Config{}, "")
@@ -349,7 +353,7 @@ func TestDigestsInDiscovery(t *testing.T) {
 
 // The initiator's order decides, unless a digest is required or not allowed.
 //
-// MUST 7143 §6.2.1: the answer to a list is its first value that the target takes
+// MUST 7143 §6.2.1: of a list the first value that the acceptor supports is chosen
 func TestDigestPolicy(t *testing.T) {
 	for _, c := range []struct {
 		policy, offer, answer string
@@ -388,9 +392,7 @@ func TestDigestPolicy(t *testing.T) {
 	}
 }
 
-// A connection that takes the place of another has what it negotiated itself, not what that had.
-//
-// MUST 7143 §6.3.6: what belongs to a connection is negotiated anew when it is reinstated
+// A connection that takes the place of another (RFC 7143 §6.3.4) has what it negotiated itself, not what that had.
 func TestDigestsOfAReinstatedConnection(t *testing.T) {
 	r := newRig(t, Config{}, "")
 	first := r.rawDigests(1, digestPair{true, true})
@@ -416,7 +418,9 @@ func TestDigestsOfAReinstatedConnection(t *testing.T) {
 	}
 }
 
-// Pads are zeros: what lay in that memory before is nobody's business.
+// What lay in the memory of a pad before is nobody's business.
+//
+// SHOULD 7143 §13.1: a pad is zeros, and covered by the digest
 func TestPadsAreZeros(t *testing.T) {
 	for _, pair := range digestPairs {
 		r := newRig(t, Config{}, "")

@@ -117,6 +117,31 @@ func TestKindsOfLoad(t *testing.T) {
 	}
 }
 
+// With digests agreed upon the load makes and checks them, and the report says so.
+func TestDigests(t *testing.T) {
+	ft, c := serve(t, func(ft *faketarget.Target) {
+		Fill(ft.Disk, 0)
+		ft.Params.HeaderDigest, ft.Params.DataDigest = true, true
+		ft.Answer = ft.Answer.With("HeaderDigest", "CRC32C").With("DataDigest", "CRC32C")
+	})
+	offer := initiator.DefaultOffer()
+	offer.HeaderDigest, offer.DataDigest = true, true
+	c.Options.Offer = &offer
+	c.ReadPercent, c.Verify = 50, 1
+	r, err := Run(context.Background(), c)
+	if err != nil || r.Errors != 0 || r.Verified == 0 {
+		t.Fatalf("%v, report %+v", err, r)
+	}
+	if !r.Params.HeaderDigest || !r.Params.DataDigest {
+		t.Errorf("negotiated %+v", r.Params)
+	}
+	ft.Mu.Lock()
+	defer ft.Mu.Unlock()
+	if err := Check(ft.Disk, 0); err != nil {
+		t.Errorf("the disk at the end: %v", err)
+	}
+}
+
 // TestDurableMix: FUA comes on its share of the writes, and after each so many of these a SYNCHRONIZE CACHE, which counts as a write
 // without bytes.
 func TestDurableMix(t *testing.T) {

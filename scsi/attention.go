@@ -52,6 +52,8 @@ type NexusLU struct {
 	// RelativePort is the relative target port identifier that VPD page 83h shows to this nexus; Attach
 	// makes it the portal group tag, unless the LU's configuration says another.
 	RelativePort uint16
+	// Without are task management functions of the LU's that the transport does not carry for this nexus; the host sets it after Attach.
+	Without []sam.TMF
 
 	attentions uint32 // pending conditions, bits in the order of attentions
 	denied     uint32 // what reservations keep this nexus from, bits by resvClass

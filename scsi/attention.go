@@ -60,8 +60,10 @@ type NexusLU struct {
 	pending    int    // commands in the task set
 	// early are the commands that have come, in order, and are not in the task set yet: their data is to come, or they keep behind
 	// one whose data is.
-	early []*Command
-	at    int // in lu.nexuses
+	early   []*Command
+	held    int  // of these, behind another
+	stirred bool // in lu.stirred
+	at      int  // in lu.nexuses
 }
 
 // Attach makes the LU known to a nexus, with a power-on unit attention pending.

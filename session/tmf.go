@@ -215,7 +215,7 @@ func (s *Session) TMFQueried(m *TMF, exists bool, next uint32, pending int, acts
 	if !exists {
 		return s.answer(m, pdu.LUNDoesNotExist, acts)
 	}
-	found := false // RFC 7144 §6.2: "succeeded" says yes, "complete" says no
+	found := false // RFC 7144 §6: "succeeded" says yes, "complete" says no
 	switch m.Function {
 	case sam.QueryTask:
 		t := s.tasks[m.ref]

@@ -52,14 +52,18 @@ type NexusLU struct {
 	// RelativePort is the relative target port identifier that VPD page 83h shows to this nexus; Attach
 	// makes it the portal group tag, unless the LU's configuration says another.
 	RelativePort uint16
+	// Without are task management functions of the LU's that the transport does not carry for this nexus; the host sets it after Attach.
+	Without []sam.TMF
 
 	attentions uint32 // pending conditions, bits in the order of attentions
 	denied     uint32 // what reservations keep this nexus from, bits by resvClass
 	pending    int    // commands in the task set
 	// early are the commands that have come, in order, and are not in the task set yet: their data is to come, or they keep behind
 	// one whose data is.
-	early []*Command
-	at    int // in lu.nexuses
+	early   []*Command
+	held    int  // of these, behind another
+	stirred bool // in lu.stirred
+	at      int  // in lu.nexuses
 }
 
 // Attach makes the LU known to a nexus, with a power-on unit attention pending.

@@ -61,6 +61,7 @@ type LU struct {
 	flight  int // requests at the store
 	ready   queue
 	set     taskSet
+	stirred []*NexusLU // have held commands, and one has left early since they were looked at
 	freed   []*Command // scratch for the index
 	unkick  bool       // something was submitted since the last Kick
 

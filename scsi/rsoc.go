@@ -265,7 +265,7 @@ func executeReportTMFs(lu *LU, c *Command) Outcome {
 	}
 	b := c.buffer(n)
 	for _, t := range tmfBits {
-		if slices.Contains(lu.functions, t.f) {
+		if slices.Contains(lu.functions, t.f) && !(c.Nexus != nil && slices.Contains(c.Nexus.Without, t.f)) {
 			b[t.index] |= t.bit
 		}
 	}

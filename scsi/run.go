@@ -409,7 +409,7 @@ func (lu *LU) Abort(c *Command) (ended bool) {
 			lu.canceler.Cancel(&c.req)
 		}
 	}
-	if lu.ready.head != nil || lu.set.parked|lu.set.held != 0 {
+	if lu.ready.head != nil || lu.set.parked != 0 {
 		lu.wakeUp()
 	}
 	return ended

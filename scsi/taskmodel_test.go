@@ -286,7 +286,7 @@ func TestTaskSetModel(t *testing.T) {
 				t.Fatalf("at the end: %d commands, %d pending, %+v", len(m.tasks), len(m.lu.pending), s)
 			}
 			for i, nx := range m.nexus {
-				if len(nx.early) != 0 || nx.pending != 0 {
+				if len(nx.early) != 0 || nx.pending != 0 || nx.held != 0 || len(lu.stirred) != 0 {
 					t.Fatalf("nexus %d: %d early, %d pending", i, len(nx.early), nx.pending)
 				}
 			}

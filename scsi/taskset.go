@@ -129,6 +129,7 @@ func (lu *LU) park(c *Command, state cmdState) {
 	}
 	if c.state = state; state == held {
 		lu.set.held++
+		c.Nexus.held++
 		return
 	}
 	lu.set.parked++
@@ -150,6 +151,7 @@ func (s *taskSet) leave(c *Command) {
 	switch {
 	case c.state == held:
 		s.held--
+		c.Nexus.held--
 	case c.state == dormant:
 		s.parked--
 		s.gate--
@@ -172,7 +174,9 @@ func (lu *LU) unawait(c *Command) {
 	if c.state == awaiting {
 		c.state = idle
 	}
-	if lu.set.held != 0 {
+	if n.held != 0 && !n.stirred {
+		n.stirred = true
+		lu.stirred = append(lu.stirred, n)
 		lu.wakeUp()
 	}
 }
@@ -213,17 +217,20 @@ func (lu *LU) recheck(c *Command) bool {
 	return true
 }
 
-// nextHeld returns a command that is not behind one of its own nexus any more; nil: there is none.
+// nextHeld returns a command that is not behind one of its own nexus any more; nil: there is none. It looks only where one has gone
+// ahead since: an initiator that never sends its data costs the others nothing.
 func (lu *LU) nextHeld() *Command {
-	if lu.set.held == 0 {
-		return nil
-	}
-	for _, n := range lu.nexuses {
+	for len(lu.stirred) != 0 {
+		last := len(lu.stirred) - 1
+		n := lu.stirred[last]
 		for i, c := range n.early {
 			if c.state == held && !behind(c, n.early[:i]) {
 				return c
 			}
 		}
+		n.stirred = false
+		lu.stirred[last] = nil
+		lu.stirred = lu.stirred[:last]
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package session
 
 import (
+	"slices"
+
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/login"
 	"github.com/lunar-iscsi/lunar/session/pdu"
@@ -42,11 +44,8 @@ func (s *Session) taskMgmt(c *Conn, now int64, h *pdu.TaskMgmtReq, acts []Action
 		return s.reject(c, h.H(), pdu.RejectImmediate, acts)
 	}
 	m := &TMF{Function: h.Function(), LUN: h.H().LUN(), conn: c, itt: h.H().ITT(), ref: h.RefTag(), cmdSN: h.H().CmdSN(), immediate: h.H().Immediate()}
-	switch m.Function {
-	case sam.QueryTask, sam.QueryTaskSet, sam.ITNexusReset, sam.QueryAsyncEvent:
-		if s.Params.ProtocolLevel < 2 {
-			return s.answer(m, pdu.FunctionNotSupported, acts) // RFC 7144 §6.1: only where iSCSIProtocolLevel 2 was agreed on
-		}
+	if slices.Contains(s.Without(), m.Function) {
+		return s.answer(m, pdu.FunctionNotSupported, acts)
 	}
 	switch m.Function {
 	case sam.AbortTask:
@@ -68,6 +67,18 @@ func (s *Session) taskMgmt(c *Conn, now int64, h *pdu.TaskMgmtReq, acts []Action
 	default:
 		return s.answer(m, pdu.FunctionNotSupported, acts)
 	}
+}
+
+// level2 are the functions that RFC 7144 has added.
+var level2 = []sam.TMF{sam.QueryTask, sam.QueryTaskSet, sam.ITNexusReset, sam.QueryAsyncEvent}
+
+// Without returns the functions that are not to be had in this session: those of RFC 7144 (§6.1), unless iSCSIProtocolLevel 2 was
+// agreed on. The slice is read-only.
+func (s *Session) Without() []sam.TMF {
+	if s.Params.ProtocolLevel < 2 {
+		return level2
+	}
+	return nil
 }
 
 func (s *Session) await(m *TMF) {
@@ -204,7 +215,7 @@ func (s *Session) TMFQueried(m *TMF, exists bool, next uint32, pending int, acts
 	if !exists {
 		return s.answer(m, pdu.LUNDoesNotExist, acts)
 	}
-	found := false // RFC 7144 §6.2: "succeeded" says yes, "complete" says no
+	found := false // RFC 7144 §6: "succeeded" says yes, "complete" says no
 	switch m.Function {
 	case sam.QueryTask:
 		t := s.tasks[m.ref]

@@ -247,6 +247,12 @@ func TestFunctionsOfRFC7144(t *testing.T) {
 	for f := sam.QueryTask; f <= sam.QueryAsyncEvent; f++ {
 		r.function(old, f, nil, pdu.FunctionNotSupported)
 	}
+	for who, want := range map[*initiator.Session]uint16{old: 0xfa00, s: 0xfe07} { // REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS
+		res, err := who.Command(r.ctx(), lun1, []byte{cdb.MaintenanceIn, cdb.ReportTMFs, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0}, nil, 4)
+		if err != nil || res.Err() != nil || binary.BigEndian.Uint16(res.Data) != want {
+			t.Fatalf("%v, %v, functions %x, want %04x", err, res.Err(), res.Data, want)
+		}
+	}
 	r.function(s, sam.QueryTaskSet, nil, pdu.FunctionComplete)
 	r.function(s, sam.QueryAsyncEvent, nil, pdu.FunctionComplete)
 	task, theirs := r.hangs(s, 0, 1), r.hangs(old, 8, 2)

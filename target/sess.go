@@ -62,6 +62,7 @@ func (s *sess) find(lun sam.LUN) *lunNexus {
 		for i := range s.t.luns {
 			if e := &s.t.luns[i]; e.num == n {
 				nexus := e.unit.lu.Attach(s.s.Nexus)
+				nexus.Without = s.s.Without()
 				if _, other := s.had[lun]; other {
 					nexus.Raise(sense.InquiryDataChanged) // the initiator may take it for the unit that was here
 					delete(s.had, lun)

@@ -136,7 +136,7 @@ const (
 	ReassignNotSupported TMFResponse = 4
 	FunctionNotSupported TMFResponse = 5
 	AuthorizationFailed  TMFResponse = 6
-	FunctionSucceeded    TMFResponse = 7 // RFC 7144 §6.2
+	FunctionSucceeded    TMFResponse = 7 // RFC 7144 §6
 	FunctionRejected     TMFResponse = 255
 )
 
@@ -155,7 +155,7 @@ func (r *TaskMgmtResp) Init(itt uint32, resp TMFResponse) {
 // Response returns the response code.
 func (r *TaskMgmtResp) Response() TMFResponse { return TMFResponse(r[2]) }
 
-// Info returns the three bytes of Additional Response Information (RFC 7144 §6.2), the first in bits 23 to 16: of QUERY ASYNCHRONOUS
+// Info returns the three bytes of Additional Response Information (RFC 7144 §6), the first in bits 23 to 16: of QUERY ASYNCHRONOUS
 // EVENT how many conditions are pending (UADE DEPTH) with the sense key, the additional sense code and its qualifier.
 func (r *TaskMgmtResp) Info() uint32 { return r.H().u32(8) >> 8 }
 

@@ -202,8 +202,8 @@ func (o *Op) Fill(b []byte) {
 	}
 }
 
-// finish notes the end of o. Called with mu held.
-func (o *Op) finish(s state) {
+// finish notes the end of o, and returns what it was to be compared with, which is not kept. Called with mu held.
+func (o *Op) finish(s state) (compare []byte) {
 	h := o.h
 	if _, ok := h.running[o]; !ok {
 		panic(fmt.Sprintf("history: %s ended twice", o.what))
@@ -215,6 +215,8 @@ func (o *Op) finish(s state) {
 	if h.cfg.Ordered {
 		o.end = o.start
 	}
+	compare, o.compare = o.compare, nil
+	return compare
 }
 
 // Done says that o was acknowledged; data is what a read returned, nil otherwise. The error is a *Violation.
@@ -222,10 +224,10 @@ func (o *Op) Done(data []byte) error {
 	h := o.h
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	o.finish(acked)
+	compare := o.finish(acked)
 	size := uint64(h.cfg.BlockSize)
 	if o.kind == opCompare {
-		data = o.compare
+		data = compare
 	}
 	if (o.kind == opRead || o.kind == opCompare) && uint64(len(data)) != o.n*size {
 		return &Violation{Kind: Foreign, LBA: o.lba, Text: fmt.Sprintf("%s of %d blocks with %d bytes", o.what, o.n, len(data))}
@@ -335,17 +337,17 @@ func (o *Op) Miscompared(at int64) error {
 	h := o.h
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	o.finish(refused)
+	compare := o.finish(refused)
 	if err := h.undone(o); err != nil {
 		return err
 	}
 	size := int64(h.cfg.BlockSize)
-	if at < 0 || at >= int64(len(o.compare)) {
-		return h.violation(Compared, o.lba, "%s differs at byte %d of %d", o.what, at, len(o.compare))
+	if at < 0 || at >= int64(len(compare)) {
+		return h.violation(Compared, o.lba, "%s differs at byte %d of %d", o.what, at, len(compare))
 	}
 	for i := int64(0); i <= at/size; i++ {
 		lba := o.lba + uint64(i)
-		want := o.compare[i*size : (i+1)*size]
+		want := compare[i*size : (i+1)*size]
 		if i < at/size {
 			if err := h.saw(o, lba, want); err != nil { // it was found equal
 				return err

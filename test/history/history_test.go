@@ -472,6 +472,7 @@ type flying struct {
 	o       *Op
 	applied bool
 	data    []byte
+	compare []byte
 	miss    int64 // of a compare: -1, or where it differs
 	dead    bool  // ended for its initiator, but not carried out
 }
@@ -498,7 +499,7 @@ func simulate(t *testing.T, seed uint64, steps int, wrong string, ordered bool) 
 		case opCompare:
 			f.miss = -1
 			for i := range now {
-				if now[i] != f.o.compare[i] {
+				if now[i] != f.compare[i] {
 					f.miss = int64(i)
 					return
 				}
@@ -536,7 +537,7 @@ func simulate(t *testing.T, seed uint64, steps int, wrong string, ordered bool) 
 				} else {
 					d.h.Acknowledged(lba, compare)
 				}
-				f.o = d.h.CompareAndWrite(w, lba, n, compare, false, "CAW")
+				f.o, f.compare = d.h.CompareAndWrite(w, lba, n, compare, false, "CAW"), compare
 			default:
 				f.o = d.h.Write(w, lba, n, false, "WRITE")
 			}

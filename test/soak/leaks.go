@@ -76,7 +76,7 @@ func quit(d *daemon.Daemon) (goroutines []string, log string, err error) {
 		return nil, log, fmt.Errorf("lunard did not say what its goroutines do")
 	}
 	for part := range strings.SplitSeq(dump, "\n\n") {
-		if strings.HasPrefix(part, "goroutine ") && !strings.Contains(part, "created by runtime.") && !strings.Contains(part, "backstore/file.(*pool).work") {
+		if strings.HasPrefix(part, "goroutine ") && !strings.HasPrefix(part, "goroutine 0 ") && !strings.Contains(part, "created by runtime.") && !strings.Contains(part, "backstore/file.(*pool).work") {
 			goroutines = append(goroutines, part)
 		}
 	}

@@ -141,8 +141,9 @@ func filesystem(t *testing.T, s *server, g *Guest, disk, mkfs, fsck string) {
 		mount $disk /tmp/m
 		checked /tmp/m/a
 		checked /tmp/m/gone
-		rm -r /tmp/m/gone
 		fill /tmp/m/b 8
+		sync # before, or it would be put where the others were
+		rm -r /tmp/m/gone
 		umount /tmp/m # xfs frees what was deleted some time later, or now
 		mount $disk /tmp/m`).Wait(t, 5*time.Minute)
 	before := s.allocated(t)

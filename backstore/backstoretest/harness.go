@@ -191,15 +191,26 @@ func (h *Harness) WantClass(err error, c backstore.Class, what string) {
 // of buffers at the end.
 func (h *Harness) Close() {
 	h.T.Helper()
+	if err := h.close(); err != nil {
+		h.T.Errorf("Close: %v", err)
+	}
+	h.checkDead()
+}
+
+// CloseFails is Close of a store that cannot say that all is well: it is released, and the error is of class c.
+func (h *Harness) CloseFails(c backstore.Class) {
+	h.T.Helper()
+	h.WantClass(h.close(), c, "Close")
+	h.checkDead()
+}
+
+func (h *Harness) close() error {
 	for h.Wait() != nil {
 	}
 	h.detach()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := h.Store.Close(ctx); err != nil {
-		h.T.Errorf("Close: %v", err)
-	}
-	h.checkDead()
+	return h.Store.Close(ctx)
 }
 
 func (h *Harness) detach() {

@@ -35,7 +35,10 @@ func (s *Store) release() error {
 	s.resizing.Lock() // a Resize under way still has the descriptor
 	defer s.resizing.Unlock()
 	var err error
-	if !s.cfg.readonly && !s.failed.Load() && (s.cfg.shared || s.written.Load() != s.synced.Load()) {
+	switch {
+	case s.failed.Load(): // Linux would call a flush good now
+		err = &backstore.Error{Class: backstore.ClassMedium, Op: "close", Cause: fmt.Errorf("%s: %w", s.path, errNotDurable)}
+	case !s.cfg.readonly && (s.cfg.shared || s.written.Load() != s.synced.Load()):
 		if e := fdatasync(s.fd); e != 0 {
 			err = &backstore.Error{Class: classOf(e), Op: "close", Cause: fmt.Errorf("%s: flush: %w", s.path, e)}
 		}

@@ -10,8 +10,9 @@ import (
 )
 
 var (
-	errFailed    = errors.New("an earlier flush or durable write failed; the volume has to be opened anew")
-	errTruncated = errors.New("the file has become shorter than the volume")
+	errFailed     = errors.New("an earlier flush or durable write failed; the volume has to be opened anew")
+	errNotDurable = errors.New("an earlier flush or durable write failed; what was written since the last good flush may not be on the disk")
+	errTruncated  = errors.New("the file has become shorter than the volume")
 )
 
 // classOf is the one table from errno to class.

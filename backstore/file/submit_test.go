@@ -135,7 +135,7 @@ func TestSticky(t *testing.T) {
 				h.WantClass(h.Do(r), backstore.ClassMedium, fmt.Sprintf("%v after a failed %v", op, first.Op))
 			}
 			h.Want(0, make([]byte, 512), "a read after that")
-			h.Close()
+			h.CloseFails(backstore.ClassMedium)
 		}
 	}
 }

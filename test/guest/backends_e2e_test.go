@@ -21,6 +21,7 @@ func TestOtherBackend(t *testing.T) {
 		"cuts":         func(t *testing.T, o Options) { underCuts(t, o, 20) },
 		"kills":        func(t *testing.T, o Options) { underKills(t, o, 20, 3) },
 		"reboot":       reboot,
+		"discard":      discards,
 		"reservations": reservations,
 		"multipath":    multipath,
 	} {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lunar-iscsi/lunar/test/daemon"
 )
 
@@ -71,6 +73,16 @@ func (s *server) sum(t *testing.T, n int64) string {
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
+// allocated is how many bytes lunard's file has blocks for.
+func (s *server) allocated(t *testing.T) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(s.file, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512 // whatever the file system's own block is (stat(2))
+}
+
 // The whole life of a disk: found, logged in to, written, read back past the guest's cache, logged out of; and
 // what it holds is in lunard's file.
 func TestDisk(t *testing.T) {
@@ -112,9 +124,9 @@ func wholeLife(t *testing.T, o Options) {
 	s.Stop(t)
 }
 
-// filesystem makes a file system on the disk and fills it; what was put there is there after it was mounted again,
-// and fsck finds nothing to repair.
-func filesystem(t *testing.T, g *Guest, disk, mkfs, fsck string) {
+// filesystem makes a file system on the disk and fills it; what was put there is there after it was mounted again, what
+// was deleted leaves lunard's file when the file system is trimmed, and fsck finds nothing to repair.
+func filesystem(t *testing.T, s *server, g *Guest, disk, mkfs, fsck string) {
 	t.Helper()
 	g.Start(t, `
 		set -e
@@ -123,17 +135,32 @@ func filesystem(t *testing.T, g *Guest, disk, mkfs, fsck string) {
 		`+mkfs+` $disk
 		mount $disk /tmp/m
 		fill /tmp/m/a 24
+		fill /tmp/m/gone 16
 		umount /tmp/m
 		uncached $disk
 		mount $disk /tmp/m
 		checked /tmp/m/a
-		rm -r /tmp/m/a/3
+		checked /tmp/m/gone
 		fill /tmp/m/b 8
-		sync
+		sync # before, or it would be put where the others were
+		rm -r /tmp/m/gone
+		umount /tmp/m # xfs frees what was deleted some time later, or now
+		mount $disk /tmp/m`).Wait(t, 5*time.Minute)
+	before := s.allocated(t)
+	g.Start(t, `
+		set -e
+		disk=`+disk+`
+		fstrim /tmp/m
+		umount /tmp/m
 		uncached $disk
+		mount $disk /tmp/m
+		checked /tmp/m/a
 		checked /tmp/m/b
 		umount /tmp/m
 		`+fsck+` $disk`).Wait(t, 5*time.Minute)
+	if after := s.allocated(t); after > before-(14<<20) {
+		t.Errorf("lunard's file had %d bytes allocated before 16 MiB were trimmed, and has %d after it", before, after)
+	}
 }
 
 func TestExt4(t *testing.T) {
@@ -145,7 +172,7 @@ func ext4(t *testing.T, o Options) {
 	t.Helper()
 	s := serve(t, "256M")
 	g := BootWith(t, o)
-	filesystem(t, g, s.login(t, g), "mkfs.ext4 -q", "e2fsck -f -n")
+	filesystem(t, s, g, s.login(t, g), "mkfs.ext4 -q", "e2fsck -f -n")
 	g.Run(t, "logout "+iqn)
 	g.Shutdown(t)
 	s.Stop(t)

@@ -21,9 +21,10 @@ const Initiator = "iqn.2026-11.io.lunar.guest:one"
 // Portal is where lunard listens for guests: a free port of an address that they reach by its own name.
 const Portal = "127.0.0.2:0"
 
-// A guest boots in 3 s and ends in less on a quiet machine; ten times as long where others work.
+// A guest boots in 3 s and ends in less on a quiet machine, on QEMU without KVM in 8 s; ten times as long where others
+// work.
 const (
-	bootTimeout = 60 * time.Second
+	bootTimeout = 2 * time.Minute
 	stopTimeout = 30 * time.Second
 	endPoll     = 2 * time.Millisecond // between looks whether the last process of a guest has gone
 )

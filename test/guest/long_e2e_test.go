@@ -19,7 +19,7 @@ func TestXFS(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "512M")
 	g := Boot(t)
-	filesystem(t, g, s.login(t, g), "mkfs.xfs -q", "xfs_repair -n")
+	filesystem(t, s, g, s.login(t, g), "mkfs.xfs -q", "xfs_repair -n")
 	g.Run(t, "logout "+iqn)
 	g.Shutdown(t)
 	s.Stop(t)

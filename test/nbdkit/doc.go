@@ -1,5 +1,5 @@
-// Package nbdkit serves disks for lunard to stand in front of: nbdkit's memory plugin on a unix socket, through
-// its filters (a delay, errors), until the test ends.
+// Package nbdkit serves disks for lunard, or a guest's machine, to stand in front of: nbdkit's memory or file plugin on
+// a unix socket, through its filters (a delay, errors, a cache), until the test ends.
 //
 // It knows nbdkit's command line and nothing of what is done with the disk.
 //

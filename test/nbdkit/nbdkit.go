@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -17,9 +18,38 @@ const (
 	readyPoll    = 5 * time.Millisecond
 )
 
+// A Server is a running nbdkit with one export.
+type Server struct {
+	Socket string // the path of its unix socket
+
+	cmd   *exec.Cmd
+	said  *bytes.Buffer // read after ended
+	ended chan struct{} // closed when the process has ended and was waited for
+}
+
+// URI is how lunard names the export.
+func (s *Server) URI() string { return "nbd+unix:///?socket=" + s.Socket }
+
+// Kill ends the server as a power cut does (SIGKILL): what a filter still held is gone.
+func (s *Server) Kill() {
+	_ = s.cmd.Process.Kill() // fails only when it has ended
+	<-s.ended
+}
+
 // Start serves an empty memory disk of the given size through the named filters; params go to plugin and
 // filters. The answer is the URI of the export.
 func Start(t testing.TB, size string, filters []string, params ...string) string {
+	t.Helper()
+	return start(t, "memory", filters, append([]string{size}, params...)).URI()
+}
+
+// StartFile is Start for a file, which is there.
+func StartFile(t testing.TB, path string, filters []string, params ...string) *Server {
+	t.Helper()
+	return start(t, "file", filters, append([]string{path}, params...))
+}
+
+func start(t testing.TB, plugin string, filters, params []string) *Server {
 	t.Helper()
 	tool := deps.Find(t, "nbdkit")
 	dir, err := os.MkdirTemp("", "lunar") // the test's own folder may be too long for a socket's path
@@ -27,41 +57,38 @@ func Start(t testing.TB, size string, filters []string, params ...string) string
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "nbd")
-	args := []string{"--foreground", "--exit-with-parent", "--unix", socket}
+	s := &Server{Socket: filepath.Join(dir, "nbd"), said: &bytes.Buffer{}, ended: make(chan struct{})}
+	args := []string{"--foreground", "--exit-with-parent", "--unix", s.Socket}
 	for _, f := range filters {
 		args = append(args, "--filter="+tool.NBDKitFilter(f))
 	}
-	args = append(args, tool.NBDKitPlugin("memory"), size)
-	c := tool.Command(context.WithoutCancel(t.Context()), append(args, params...)...)
-	var said bytes.Buffer
-	c.Stdout, c.Stderr = &said, &said
-	if err := c.Start(); err != nil {
+	args = append(args, tool.NBDKitPlugin(plugin))
+	s.cmd = tool.Command(context.WithoutCancel(t.Context()), append(args, params...)...)
+	s.cmd.Stdout, s.cmd.Stderr = s.said, s.said
+	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
 	go func() {
-		defer close(ended)
-		_ = c.Wait() // says that it was killed
+		defer close(s.ended)
+		_ = s.cmd.Wait() // says that it was killed
 	}()
 	t.Cleanup(func() {
-		_ = c.Process.Kill() // fails only when it has ended
-		<-ended
-		if t.Failed() && said.Len() > 0 {
-			t.Logf("nbdkit said:\n%s", &said)
+		s.Kill()
+		if t.Failed() && s.said.Len() > 0 {
+			t.Logf("nbdkit said:\n%s", s.said)
 		}
 	})
 	poll := time.NewTicker(readyPoll)
 	defer poll.Stop()
 	deadline := time.After(readyTimeout)
 	for {
-		if conn, err := net.Dial("unix", socket); err == nil {
+		if conn, err := net.Dial("unix", s.Socket); err == nil {
 			conn.Close()
-			return "nbd+unix:///?socket=" + socket
+			return s
 		}
 		select {
-		case <-ended:
-			t.Fatalf("nbdkit ended before it served:\n%s", &said)
+		case <-s.ended:
+			t.Fatalf("nbdkit ended before it served:\n%s", s.said)
 		case <-deadline:
 			t.Fatalf("nbdkit does not serve after %v", readyTimeout)
 		case <-poll.C:

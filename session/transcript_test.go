@@ -180,8 +180,17 @@ func (x *transcript) do(in string) ([]Action, error) {
 		return x.s.TextRefuse(nil), nil
 	case "tick":
 		secs, err := strconv.ParseInt(words[1], 10, 64)
+		due := x.s.NextTick()
 		x.now += secs * second
-		return x.s.Tick(x.now, nil), err
+		acts := x.s.Tick(x.now, nil)
+		switch next := x.s.NextTick(); {
+		case err != nil:
+		case len(acts) != 0 && (due == 0 || due > x.now):
+			err = fmt.Errorf("something is done at %d s, and NextTick had said %d ns", x.now/second, due)
+		case len(acts) == 0 && next != 0 && next <= x.now:
+			err = fmt.Errorf("nothing is done at %d s, and NextTick says %d ns again", x.now/second, next)
+		}
+		return acts, err
 	case "lost":
 		acts, _ := x.s.ConnLost(x.c, nil)
 		return acts, nil

@@ -83,6 +83,7 @@ func runTranscript(t *testing.T, path string) {
 				t.Fatalf("%s:%d: %v", path, n+1, err)
 			}
 			x.describe(&out, acts)
+			x.account(path, n+1)
 		}
 	}
 	if out.String() == string(text) {
@@ -101,6 +102,19 @@ func runTranscript(t *testing.T, path string) {
 		}
 	}
 	t.Fatalf("%s: more lines than happen", path)
+}
+
+// account checks what the session says that it keeps.
+func (x *transcript) account(path string, line int) {
+	kept := 0
+	for _, p := range x.s.held {
+		if p.conn != nil {
+			kept += pdu.HeaderLen + len(p.ahs) + len(p.data)
+		}
+	}
+	if kept += cap(x.s.text.in) + cap(x.s.text.out); kept != x.s.Kept() {
+		x.t.Errorf("%s:%d: %d bytes are kept, it says %d", path, line, kept, x.s.Kept())
+	}
 }
 
 // args are the words of a line: name=value, or a bare word.

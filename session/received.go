@@ -208,13 +208,8 @@ func (c *Conn) tick(now int64, acts []Action) []Action {
 		return s.drop(c, LogoutWait, "no logout followed the request for one", acts)
 	case s.lim.NOPInterval < 0:
 	case c.pingSince != 0:
-		if c.lastRecv > c.pingSince {
-			// Anything that came shows that the initiator lives; only the answer itself closes the ping,
-			// so that answers do not pile up behind a slow one.
-			if now-c.lastRecv < s.lim.NOPTimeout {
-				break
-			}
-		}
+		// Anything that came shows that the initiator lives; only the answer itself closes the ping, so that answers do not
+		// pile up behind a slow one.
 		if now-max(c.pingSince, c.lastRecv) >= s.lim.NOPTimeout {
 			s.Counters.PingTimeouts++
 			return s.drop(c, PingTimeout, "no answer to a ping for "+seconds(s.lim.NOPTimeout), acts)

@@ -83,6 +83,7 @@ func runTranscript(t *testing.T, path string) {
 				t.Fatalf("%s:%d: %v", path, n+1, err)
 			}
 			x.describe(&out, acts)
+			x.account(path, n+1)
 		}
 	}
 	if out.String() == string(text) {
@@ -101,6 +102,19 @@ func runTranscript(t *testing.T, path string) {
 		}
 	}
 	t.Fatalf("%s: more lines than happen", path)
+}
+
+// account checks what the session says that it keeps.
+func (x *transcript) account(path string, line int) {
+	kept := 0
+	for _, p := range x.s.held {
+		if p.conn != nil {
+			kept += pdu.HeaderLen + len(p.ahs) + len(p.data)
+		}
+	}
+	if kept += cap(x.s.text.in) + cap(x.s.text.out); kept != x.s.Kept() {
+		x.t.Errorf("%s:%d: %d bytes are kept, it says %d", path, line, kept, x.s.Kept())
+	}
 }
 
 // args are the words of a line: name=value, or a bare word.
@@ -180,8 +194,17 @@ func (x *transcript) do(in string) ([]Action, error) {
 		return x.s.TextRefuse(nil), nil
 	case "tick":
 		secs, err := strconv.ParseInt(words[1], 10, 64)
+		due := x.s.NextTick()
 		x.now += secs * second
-		return x.s.Tick(x.now, nil), err
+		acts := x.s.Tick(x.now, nil)
+		switch next := x.s.NextTick(); {
+		case err != nil:
+		case len(acts) != 0 && (due == 0 || due > x.now):
+			err = fmt.Errorf("something is done at %d s, and NextTick had said %d ns", x.now/second, due)
+		case len(acts) == 0 && next != 0 && next <= x.now:
+			err = fmt.Errorf("nothing is done at %d s, and NextTick says %d ns again", x.now/second, next)
+		}
+		return acts, err
 	case "lost":
 		acts, _ := x.s.ConnLost(x.c, nil)
 		return acts, nil

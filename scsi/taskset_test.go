@@ -226,3 +226,22 @@ func TestModesWhileWaiting(t *testing.T) {
 		}
 	}
 }
+
+// TestHeadOfQueueAtAFullStore: where the store has no room, HEAD OF QUEUE is the next that gets some.
+func TestHeadOfQueueAtAFullStore(t *testing.T) {
+	st := newTestStore(t, 1<<20)
+	st.info.MaxInFlight, st.hold = 1, true
+	r := newRig(t, st, DiskConfig{})
+	r.started(r.read(r.nx, 0, 1), atStore)
+	first := r.started(r.read(r.nx, 8, 1), queued)
+	head := r.started(with(sam.HeadOfQueue, r.read(r.nx, 16, 1)), queued)
+	newest := r.started(with(sam.HeadOfQueue, r.read(r.nx, 24, 1)), queued)
+	for _, want := range []*Command{newest, head, first} {
+		st.end(0)
+		if r.host.turn(); want.state != atStore {
+			t.Fatalf("%v is in state %d", want.Attr, want.state)
+		}
+	}
+	st.end(0)
+	r.host.turn()
+}

@@ -51,6 +51,14 @@ func (n *nexuses) expect(t *testing.T, script string, want ...string) {
 	}
 }
 
+// restart has lunard killed and started again, and both initiators take note of it: sg_persist, unlike the kernel, fails on
+// a unit attention.
+func (n *nexuses) restart(t *testing.T) {
+	t.Helper()
+	n.s.restart(t)
+	n.run(t, "for d in $holder $other; do sg_turs --number=4 $d >/dev/null 2>&1 || true; done")
+}
+
 func (n *nexuses) end(t *testing.T) {
 	t.Helper()
 	n.g.Run(t, "logout "+iqn)
@@ -170,7 +178,7 @@ func TestReservationsSurviveAKill(t *testing.T) {
 		n.run(t, fmt.Sprintf(`
 			out --register --param-sark=%[1]s --param-aptpl $holder
 			out --reserve --param-rk=%[1]s --prout-type=%[2]d $holder`, holderKey, kind))
-		n.s.restart(t)
+		n.restart(t)
 		n.expect(t, "keys $other\naccess $other\naccess $holder", holderKey, left, all)
 		n.expect(t, fmt.Sprintf(`
 			out --release --param-rk=%[1]s --prout-type=%[2]d $holder
@@ -181,7 +189,7 @@ func TestReservationsSurviveAKill(t *testing.T) {
 	n.run(t, fmt.Sprintf(`
 		out --register --param-sark=%[1]s $holder
 		out --reserve --param-rk=%[1]s --prout-type=3 $holder`, holderKey))
-	n.s.restart(t)
+	n.restart(t)
 	n.expect(t, "keys $other\naccess $other", "none", all)
 	n.end(t)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/initiator"
+	"github.com/lunar-iscsi/lunar/test/daemon"
 	"github.com/lunar-iscsi/lunar/test/guest"
 	"github.com/lunar-iscsi/lunar/test/nbdkit"
 )
@@ -134,12 +135,18 @@ func (v *volume) promised(n int) {
 	}
 }
 
+// A verdict is what was found on a volume after a cut.
+type verdict struct {
+	broken int    // blocks that are not what they have to be
+	first  string // one of them
+	lost   int    // places that are older than what was acknowledged
+}
+
 // check reads every place after a cut: each block has a generation from the last that was promised to the last that
-// was issued, and is its own. It returns how many places are older than what was acknowledged.
-func (v *volume) check(t *testing.T, s *initiator.Session) (lost int) {
+// was issued, and is its own.
+func (v *volume) check(t *testing.T, s *initiator.Session) (found verdict) {
 	t.Helper()
 	want := make([]byte, unit)
-	broken := 0
 	for i := range v.places {
 		p := &v.places[i]
 		c := cdb.Transfer(cdb.Read10, uint64(i)*unit/block, unit/block, 0)
@@ -159,29 +166,26 @@ func (v *volume) check(t *testing.T, s *initiator.Session) (lost int) {
 			} else {
 				fill(want, uint64(i), generation)
 			}
-			if generation < p.durable || generation > p.issued || !bytes.Equal(got, want[off:off+block]) {
-				if broken++; broken <= 3 {
-					t.Errorf("%s: place %d, byte %d: generation %d (its own data: %v); %d was promised, %d issued",
-						v.name, i, off, generation, bytes.Equal(got, want[off:off+block]), p.durable, p.issued)
+			if whole := bytes.Equal(got, want[off:off+block]); generation < p.durable || generation > p.issued || !whole {
+				if found.broken++; found.broken == 1 {
+					found.first = fmt.Sprintf("place %d, byte %d: generation %d (its own data: %v); %d was promised, %d issued",
+						i, off, generation, whole, p.durable, p.issued)
 				}
 			}
 			newest, oldest = max(newest, generation), min(oldest, generation)
 		}
 		if oldest < p.acked {
-			lost++
+			found.lost++
 		}
 		p.acked, p.durable = newest, newest // it came from the disk: from now on it must stay
 	}
-	if broken > 0 {
-		t.Errorf("%s: %d blocks of what was promised are not there", v.name, broken)
-	}
-	return lost
+	return found
 }
 
-// What lunard has promised to be durable is there after its machine has lost its power, again and again; what it has
-// not may be lost, and some of it is, or this test would show nothing.
-func TestPowerLoss(t *testing.T) {
-	t.Parallel()
+// lives boots a machine on one disk so many times: each time judge hears what there is on each volume, and each time
+// but the last there is a load, and a cut.
+func lives(t *testing.T, lunard string, rounds int, judge func(round int, v *volume, found verdict)) {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	file, vs := newDisk(t), volumes()
@@ -190,25 +194,18 @@ func TestPowerLoss(t *testing.T) {
 		uris = append(uris, v.uri())
 	}
 	prepare := "mkfs.ext4 -q /dev/vdb && sync && "
-	for round := range cutRounds + 1 {
+	for round := range rounds + 1 {
 		disk := nbdkit.StartFile(t, file, []string{"cache"}, "cache=writeback")
-		g := boot(t, "driver=nbd,server.type=unix,server.path="+disk.Socket)
+		g := boot(t, lunard, "driver=nbd,server.type=unix,server.path="+disk.Socket)
 		g.Run(t, prepare+"mkdir -p /srv && mount /dev/vdb /srv")
 		prepare = ""
 		serve(t, g, uris...)
 		s := login(t, g)
 		for _, v := range vs {
 			ready(t, s, v.lun)
-			lost := v.check(t, s)
-			switch {
-			case round == 0 || v.promise == byFlush: // of which the last few may be lost
-			case v.promise == never && lost == 0:
-				t.Errorf("round %d: the cut lost nothing of what was not flushed: it is none", round)
-			case v.promise != never && lost > 0:
-				t.Errorf("round %d: %s: %d places lost", round, v.name, lost)
-			}
+			judge(round, v, v.check(t, s))
 		}
-		if round == cutRounds || t.Failed() {
+		if round == rounds || t.Failed() {
 			if err := s.Logout(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -217,6 +214,23 @@ func TestPowerLoss(t *testing.T) {
 		}
 		cut(t, g, disk, s, vs, rand.New(rand.NewPCG(seed, uint64(round))))
 	}
+}
+
+// What lunard has promised to be durable is there after its machine has lost its power, again and again; what it has
+// not may be lost, and some of it is, or this test would show nothing.
+func TestPowerLoss(t *testing.T) {
+	t.Parallel()
+	lives(t, daemon.Binary(t), cutRounds, func(round int, v *volume, found verdict) {
+		switch {
+		case found.broken > 0:
+			t.Errorf("round %d: %s: %d blocks are not what was promised: %s", round, v.name, found.broken, found.first)
+		case round == 0 || v.promise == byFlush: // of which what came after the last flush may be lost
+		case v.promise == never && found.lost == 0:
+			t.Errorf("round %d: the cut lost nothing of what was not flushed: it is none", round)
+		case v.promise != never && found.lost > 0:
+			t.Errorf("round %d: %s: %d places lost", round, v.name, found.lost)
+		}
+	})
 }
 
 // cut has all volumes written to and, at some moment after each has made its promises, takes the power away.

@@ -11,6 +11,7 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/initiator"
+	"github.com/lunar-iscsi/lunar/test/daemon"
 	"github.com/lunar-iscsi/lunar/test/guest"
 )
 
@@ -42,7 +43,7 @@ func stop(t *testing.T, g *guest.Guest, lunard *guest.Command) {
 // next flush a success. So nothing more is written or flushed until the volume is opened anew, while reads go on.
 func TestFailedFlush(t *testing.T) {
 	t.Parallel()
-	g := boot(t, "driver=raw,file.driver=file,file.filename="+newDisk(t))
+	g := boot(t, daemon.Binary(t), "driver=raw,file.driver=file,file.filename="+newDisk(t))
 	g.Run(t, mapped+`
 		modprobe -a dm-mod dm-flakey
 		table well | dmsetup create --noudevsync --noudevrule sick

@@ -39,11 +39,11 @@ func newDisk(t *testing.T) string {
 	return path
 }
 
-// boot starts a machine on a disk (see guest.Options) and puts lunard into it.
-func boot(t *testing.T, disk string) *guest.Guest {
+// boot starts a machine on a disk (see guest.Options) and puts a lunard into it.
+func boot(t *testing.T, lunard, disk string) *guest.Guest {
 	t.Helper()
 	g := guest.BootWith(t, guest.Options{Backend: guest.QEMU, Disk: disk, Forward: port})
-	g.Put(t, daemon.Binary(t), "/run/lunard")
+	g.Put(t, lunard, "/run/lunard")
 	return g
 }
 

@@ -60,7 +60,8 @@ const (
 var stepWeights = [stepKinds]int{plain: 700, abortOne: 60, abortAll: 20, setFn: 30, cut: 30, reinstate: 25, relogin: 15, reserve: 15, persistent: 15, preempt: 5, ping: 20}
 
 // setFns are the functions of setFn.
-var setFns = [...]sam.TMF{sam.AbortTaskSet, sam.AbortTaskSet, sam.LogicalUnitReset, sam.LogicalUnitReset, sam.ClearTaskSet, sam.TargetWarmReset, sam.TargetColdReset}
+var setFns = [...]sam.TMF{sam.AbortTaskSet, sam.AbortTaskSet, sam.LogicalUnitReset, sam.LogicalUnitReset, sam.ClearTaskSet, sam.TargetWarmReset, sam.TargetColdReset,
+	sam.ITNexusReset, sam.QueryTaskSet, sam.QueryAsyncEvent}
 
 // A step is what an initiator does next.
 type step struct {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/initiator"
+	"github.com/lunar-iscsi/lunar/session/login"
 	"github.com/lunar-iscsi/lunar/session/pdu"
 	"github.com/lunar-iscsi/lunar/test/daemon"
 	"github.com/lunar-iscsi/lunar/test/history"
@@ -90,6 +91,8 @@ func (w *worker) options() initiator.Options {
 	p.MaxRecvDataSegmentLength = []uint32{4 << 10, 8 << 10, 256 << 10}[r.IntN(3)]
 	p.MaxOutstandingR2T = uint16(1 + r.IntN(8))
 	p.HeaderDigest, p.DataDigest = r.IntN(2) == 0, r.IntN(2) == 0
+	p.TaskReporting = login.TaskReporting(r.IntN(int(login.ReportFastAbort) + 1))
+	p.ProtocolLevel = uint8(1 + r.IntN(2)) // 2: with the functions of RFC 7144
 	return initiator.Options{Portal: w.run.portal(), TargetName: daemon.Prefix + targetName(w.target), ISID: [6]byte{0x80, 0, 0, 0, 0, byte(w.id)},
 		InitiatorName: fmt.Sprintf("iqn.2026-11.io.lunar:soak-initiator%d", w.id), Offer: &p}
 }

@@ -355,7 +355,6 @@ func TestOrdered(t *testing.T) {
 	d.want(d.read(3, 1), Stale, "")
 
 	d = newDisk(t, Config{Ordered: true})
-	a = d.h.Write(1, 3, 1, false, "a")
 	r := d.h.Read(1, 3, 1, "r")
 	b = d.h.Write(1, 3, 1, false, "b")
 	d.apply(b)

@@ -54,7 +54,11 @@ func start(c config) error {
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
+		defer func() {
+			if err := os.RemoveAll(dir); err != nil {
+				fmt.Fprintf(os.Stderr, "soak: %v\n", err)
+			}
+		}()
 		c.dir = dir
 	}
 	fmt.Printf("soak: seed %d, %v, %d initiators on %d targets\n", c.seed, c.time, c.initiators, c.targets)

@@ -147,7 +147,7 @@ func TestCHAPResponse(t *testing.T) {
 func TestParseBinary(t *testing.T) {
 	for in, want := range map[string]string{
 		"0x00ff": "00ff", "0XaBc": "0abc", "0x0": "00", "0bAP8=": "00ff", "0B/+8=": "ffef",
-		"": "bad", "0x": "bad", "0b": "bad", "0x0g": "bad", "0bA": "bad", "0bAP8": "bad", "0bAP9=": "bad", "00ff": "bad", "1x00": "bad", "0b====": "bad",
+		"": "bad", "0x": "bad", "0b": "bad", "0x0g": "bad", "0x00ff0g": "bad", "0bAP8=AP8": "bad", "0bA": "bad", "0bAP8": "bad", "0bAP9=": "bad", "00ff": "bad", "1x00": "bad", "0b====": "bad",
 		"0x" + strings.Repeat("00", pdu.MaxBinaryLen+1): "bad",
 		"0x" + strings.Repeat("00", pdu.MaxBinaryLen):   strings.Repeat("00", pdu.MaxBinaryLen),
 	} {

@@ -422,7 +422,7 @@ func (n *Negotiator) finish() *failure {
 
 func (n *Negotiator) response(req *pdu.LoginReq, data []byte, transit, cont bool) Response {
 	var r Response
-	nsg := req.CSG()
+	var nsg pdu.Stage // reserved without T (RFC 7143 §11.12.3)
 	if transit {
 		nsg = req.NSG()
 	}

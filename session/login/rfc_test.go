@@ -261,3 +261,24 @@ func TestLimitsOfText(t *testing.T) {
 		}
 	}
 }
+
+// MUST 7143 §11.12.3: NSG is reserved, 0, in a response without T, and the request's in one with it
+func TestNextStage(t *testing.T) {
+	cfg := Defaults()
+	n := NewNegotiator(&cfg, &book{targets: map[string]bookEntry{"iqn.2001-04.com.example:a": {}}}, new(counting), 1)
+	data := []byte("InitiatorName=iqn.2001-04.com.example:host\x00TargetName=iqn.2001-04.com.example:a\x00")
+	for _, transit := range []bool{false, false, true} {
+		h := &pdu.Header{0: 0x40 | byte(pdu.OpLoginReq)}
+		(*pdu.LoginReq)(h).SetFlags(transit, false, pdu.OperationalStage, pdu.FullFeaturePhase)
+		h.SetDataLen(len(data))
+		resp := n.Received(h, data)
+		want := byte(pdu.OperationalStage) << 2
+		if transit {
+			want |= 0x80 | byte(pdu.FullFeaturePhase)
+		}
+		if got := resp.Header[1]; resp.Err != nil || got != want {
+			t.Errorf("T=%v: %v, byte 1 is %02x, want %02x", transit, resp.Err, got, want)
+		}
+		data = nil
+	}
+}

@@ -8,7 +8,8 @@
 //	make mutate                                    all of them
 //	go test -tags e2e -run /window- ./test/mutation   some
 //
-// An entry of the list; "holds" is optional, and names a row of docs/rfc7143.md as its annotation does:
+// An entry of the list; "holds" is optional, and names a row of docs/rfc7143.md as its annotation does; so is "needs", of what
+// the machine must have (see Mutant.Needs):
 //
 //	mutant: window-ignored
 //	file: session/received.go

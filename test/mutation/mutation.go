@@ -11,6 +11,8 @@ import (
 // File is where the mutants are listed, below the module's root.
 const File = "test/mutation/mutants.txt"
 
+const needsCachestat = "cachestat"
+
 // A Mutant is one way to break the code, and the test that finds it.
 type Mutant struct {
 	Name    string
@@ -21,6 +23,9 @@ type Mutant struct {
 	Test    string   // TestTranscripts/window
 	Old     string   // whole lines, which occur once in the file
 	New     string
+	// Needs names what the machine must have for the test to see the difference; "": nothing. The only other value is
+	// "cachestat": a kernel that tells which pages of a file are not on disk yet (Linux 6.5).
+	Needs string
 }
 
 // Load reads the list of the module whose root is fsys; without one it is empty.
@@ -60,6 +65,8 @@ func parse(text string) (list []Mutant, err error) {
 			m.Path = value
 		case name == "holds":
 			m.Holds = append(m.Holds, value)
+		case name == "needs" && value == needsCachestat:
+			m.Needs = value
 		case name == "test" && m.Test == "":
 			m.Package, m.Test, _ = strings.Cut(value, " ")
 		default:

@@ -90,7 +90,7 @@ func FuzzCDB(f *testing.F) {
 			return
 		}
 		r := fuzzDisk(t, in[0])
-		model := make([]byte, fuzzSize)
+		model, set := make([]byte, fuzzSize), plainModes{cache: r.lu.info.Has(backstore.CapFlush)}
 		for in = in[1:]; len(in) >= 17; in = in[17:] {
 			b := bytes.Clone(in[:16])
 			out := fuzzData[len(in)&255:][:128*int(in[16])]
@@ -103,7 +103,8 @@ func FuzzCDB(f *testing.F) {
 			if r.start(c) != Done {
 				t.Fatalf("%s went pending", cdb.Describe(b))
 			}
-			fuzzCheck(t, r, c, model, out)
+			fuzzCheck(t, r, c, model, out, &set)
+			set.check(t, r.lu, cdb.Describe(b))
 		}
 		r.lu.pr = persistent{} // REGISTER AND MOVE may have given a reservation away
 		r.lu.regrant()
@@ -115,7 +116,7 @@ func FuzzCDB(f *testing.F) {
 	})
 }
 
-func fuzzCheck(t *testing.T, r *rig, c *Command, model, out []byte) {
+func fuzzCheck(t *testing.T, r *rig, c *Command, model, out []byte, set *plainModes) {
 	name := cdb.Describe(c.CDB)
 	got := result(c)
 	if got == conflicts && (r.nx.denied != 0 || c.CDB[0] == cdb.PersistentOut) {
@@ -128,13 +129,17 @@ func fuzzCheck(t *testing.T, r *rig, c *Command, model, out []byte) {
 		t.Fatalf("%s left something behind", name)
 	}
 	want, change := fuzzModel(r.lu, c.CDB, model, out)
+	selects := c.CDB[0] == cdb.ModeSelect6 || c.CDB[0] == cdb.ModeSelect10
+	if selects {
+		want, change = set.sel(c.CDB, out)
+	}
 	switch {
 	case want == "":
 		if r.lu.ops.find(c.CDB) == nil && got == "good" {
 			t.Fatalf("%s: good, and there is no such command", name)
 		}
 		return
-	case r.lu.protected && r.lu.ops.find(c.CDB).resv == resvWrite:
+	case r.lu.protected && !selects && r.lu.ops.find(c.CDB).resv == resvWrite:
 		if got != "07/27/02" && got[:2] != "05" {
 			t.Fatalf("%s: %s, and SWP is set", name, got)
 		}

@@ -2,11 +2,13 @@ package scsi
 
 import (
 	"bytes"
+	"encoding/binary"
 	"testing"
 )
 
 // FuzzReservations sends PERSISTENT RESERVE OUT with arbitrary parameter lists from four nexuses: whatever comes, the state makes
-// sense, and is the same when it has been saved and read back.
+// sense, and is the same when it has been saved and read back. As long as only what the plain model knows has changed anything, results and
+// state are the model's.
 func FuzzReservations(f *testing.F) {
 	step := func(who, action, kind byte, list []byte) []byte {
 		return append([]byte{who, action, kind, byte(len(list))}, list...)
@@ -23,15 +25,17 @@ func FuzzReservations(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		sv := &prSaver{auto: true}
 		r := newPRRig(t, DiskConfig{Persistence: sv})
+		m := (&plainPR{}).clone()
 		for len(in) >= 4 {
 			who, action, kind, n := "abcd"[in[0]%4], in[1]%9, prType(in[2]), min(int(in[3]), len(in)-4)
 			list := bytes.Clone(in[4 : 4+n])
 			in = in[4+n:]
 			r.nx[who].attentions = 0
 			c := &Command{Nexus: r.nx[who], CDB: out{action: action, kind: kind}.cdb(n), OutLen: uint32(n), Owner: list}
-			before := r.lu.pr.encode(r.lu.id.NAA)
+			before, was := r.lu.pr.encode(r.lu.id.NAA), r.status()
 			r.start(c)
 			r.host.turn()
+			m = m.follow(t, r, who, action, kind, list, result(c), r.status() == was)
 			p := &r.lu.pr
 			state := p.encode(r.lu.id.NAA)
 			if result(c) != "good" && !bytes.Equal(state, before) {
@@ -56,6 +60,35 @@ func FuzzReservations(f *testing.F) {
 			}
 		}
 	})
+}
+
+// follow has the model do what ended as got, if it knows it, and compares; nil: from now on there is nothing to compare with.
+func (m *plainPR) follow(t *testing.T, r *prRig, who, action byte, kind prType, list []byte, got string, unchanged bool) *plainPR {
+	if m == nil {
+		return nil
+	}
+	typed := action == prReserve || action == prRelease || action == prPreempt || action == prPreemptAndAbort
+	plain := len(list) == proutList && action != prRegisterAndMove && list[20]&^proutAPTPL == 0 && (!typed || kind.valid())
+	for i, b := range list {
+		plain = plain && (i < 16 || i == 20 || b == 0)
+	}
+	if !plain || action > prRegisterAndMove {
+		if got == "good" && !unchanged {
+			return nil
+		}
+		return m
+	}
+	o := out{action: action, kind: kind, key: binary.BigEndian.Uint64(list), newKey: binary.BigEndian.Uint64(list[8:]), flags: list[20]}
+	next := m.clone()
+	if want := next.do(who, o); got != want {
+		t.Fatalf("%c: service action %d, type %d, key %x, new key %x: %s, want %s; %s", who, action, kind, o.key, o.newKey, got, want, m)
+	} else if want != "good" {
+		next = m
+	}
+	if now := r.status(); now != next.String() {
+		t.Fatalf("%c: service action %d: %q, want %q", who, action, now, next)
+	}
+	return next
 }
 
 // FuzzSavedState: whatever a state file holds, it is read as what it says or refused.

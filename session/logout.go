@@ -77,6 +77,9 @@ func (s *Session) ConnLost(c *Conn, acts []Action) (_ []Action, last bool) {
 			delete(s.held, sn)
 		}
 	}
+	if len(s.held) == 0 {
+		s.gapSince = 0 // a connection that takes this one's place begins without a gap
+	}
 	if s.text.conn == c {
 		s.text = textState{}
 	}

@@ -141,10 +141,10 @@ func (r *rule) do(a action) error {
 
 func positive(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
-	if err == nil && d <= 0 {
-		err = fmt.Errorf("%q is no positive time", s)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("%q is no positive time; want 200ms or the like", s)
 	}
-	return d, err
+	return d, nil
 }
 
 // fits reports whether the rule is about q, whatever its counters say.

@@ -112,12 +112,15 @@ func (x *fuzzWire) exchange(in []byte) {
 		if at == 1 {
 			h.SetLUN(sam.NewLUN(1))
 		}
-		if h.Opcode() == pdu.OpSCSICommand {
-			x.commands[h.ITT()]++
-		}
 		x.sent = append(x.sent, h[:]...)
 		x.sent = append(x.sent, make([]byte, h.AHSLen()+pdu.Pad(size))...)
 		cut = append(cut, 1+step*step)
+	}
+	// As the target reads it: where a header's lengths are others than what follows it, PDUs begin elsewhere.
+	for b := x.sent; len(b) >= pdu.HeaderLen; b = b[min(pdu.HeaderAt(b).WireLen(), len(b)):] {
+		if h := pdu.HeaderAt(b); h.Opcode() == pdu.OpSCSICommand {
+			x.commands[h.ITT()]++
+		}
 	}
 	done := make(chan struct{})
 	go func() {

@@ -1,10 +1,14 @@
 package target
 
 import (
+	"os"
+	"runtime"
 	"testing"
+	"time"
 
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/initiator"
+	"github.com/lunar-iscsi/lunar/session/pdu"
 )
 
 // With no memory for its data a command is answered TASK SET FULL, its data is read and dropped, and nobody loses a
@@ -73,4 +77,47 @@ func TestBudget(t *testing.T) {
 			r.write(s, 0, pattern(99, blocks))
 		})
 	}
+}
+
+// What a session keeps by itself is the budget's, too: requests ahead of a CmdSN gap here. It is given back with the session, and who
+// finds none is dropped.
+func TestKept(t *testing.T) {
+	const each, n = 12 << 10, 16
+	r := newRig(t, Config{BufferBytes: 512 << 10, MaxBacklog: 1 << 10}, "")
+	hold := func(port byte) *initiator.Conn {
+		c := r.rawLogin(port)
+		for range n {
+			c.CmdSN++ // the first leaves a gap
+			var h pdu.Header
+			(*pdu.NOPOut)(&h).Init(0, c.NextITT(), pdu.NoTag, false, each)
+			h.SetCmdSN(c.CmdSN)
+			if c.Send(&h, make([]byte, each)) != nil {
+				break // it was dropped already
+			}
+		}
+		return c
+	}
+	used := func(want func(int64) bool) {
+		t.Helper()
+		for end := time.Now().Add(testWait); !want(r.s.budget.Used()); {
+			if time.Now().After(end) {
+				t.Fatalf("%d bytes are charged", r.s.budget.Used())
+			}
+			runtime.Gosched()
+		}
+	}
+	first := hold(1)
+	used(func(b int64) bool { return b >= n*each-keptFree })
+	hold(2)
+	used(func(b int64) bool { return b >= 2*(n*each-keptFree) })
+	third := hold(3)
+	if _, err := third.Recv(); err == nil || os.IsTimeout(err) {
+		t.Error("it is kept though there is no memory")
+	}
+	if got := r.s.Stats().Drops["no_memory"]; got != 1 {
+		t.Errorf("%d are counted", got)
+	}
+	before := r.s.budget.Used()
+	first.Close()
+	used(func(b int64) bool { return b <= before-n*each+keptFree })
 }

@@ -237,7 +237,7 @@ func TestSilentStore(t *testing.T) {
 		c := f.dial()
 		f.login(c, "iqn.2026-11.io.lunar:comes-back") // and ends its own session
 		for i := range 40 {
-			b, read := write10(uint32(i*512), 512), i%4 == 3
+			b, read := write10(uint32(i*512), 512), i%4 != 3
 			if read {
 				b = read10(uint32(i*512), 512)
 			}

@@ -80,10 +80,10 @@ func (c *conn) receive() (more bool) {
 		have = copy(slab, c.rest)
 	}
 	if c.whole {
-		c.whole = false
+		c.setWhole(false)
 		return c.handleAll(slab[:have])
 	}
-	if c.bulk {
+	if c.bulk || c.l.left > leftMax {
 		slab = slab[:have+bulkPeek]
 	}
 	n, err := recv(c.fd, slab[have:])
@@ -152,9 +152,19 @@ func (c *conn) handleAll(b []byte) (more bool) {
 		return false
 	}
 	c.bulk = c.in.total != 0
-	c.whole = more
 	c.setRest(b)
+	c.setWhole(more)
 	return more
+}
+
+// setWhole says whether rest holds whole PDUs. What all connections have of them is bounded: see leftMax.
+func (c *conn) setWhole(on bool) {
+	if on {
+		c.l.left += len(c.rest)
+	} else if c.whole {
+		c.l.left -= len(c.rest)
+	}
+	c.whole = on
 }
 
 // setRest keeps a copy of b, what is not handled yet, until more comes. The memory is not the budget's: a connection that
@@ -351,8 +361,11 @@ func (c *conn) lost(why string) {
 	}
 	if c.out.q != nil {
 		l.putQueue(c.out.q)
+		c.out.q = nil
+		l.chargeQueue(&c.out)
 	}
 	c.out = outQueue{}
+	c.setWhole(false)
 	c.setRest(nil)
 	if c.in.buf != nil {
 		l.pool.Put(c.in.buf)

@@ -316,7 +316,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 	se.arm()
 	if len(ahead) != 0 {
 		c.setRest(ahead)
-		c.whole = true
+		c.setWhole(true)
 	}
 	if !c.dead {
 		l.ev.Poke(id)

@@ -31,6 +31,9 @@ const (
 	bulkPeek = 4 << 10
 	// restSize holds the start of any PDU that is not received into its place: header, all AHS, and less than placeMin of data.
 	restSize = placeMin + 2<<10
+	// leftMax is what connections may have left over of turns that were used up before all was handled. With more, less is read at a
+	// time: a thousand floods would leave a slab each.
+	leftMax = 4 << 20
 	// keepRests is how many of these a loop keeps for reuse.
 	keepRests = 32
 	// inPlaceMax is the largest READ that is read into the output stream itself. Above it a pooled buffer goes out by
@@ -57,6 +60,7 @@ type loop struct {
 	scratch    []byte   // where data goes that no buffer could be had for
 	arena      *arena   // output under construction
 	spares     []*arena
+	left       int              // bytes that connections have left over of turns: whole PDUs
 	arenas     int              // made and not let go of, outside the budget
 	acts       []session.Action // see takeActs
 	vec        [maxVec + 2]unix.Iovec

@@ -2,6 +2,7 @@ package target
 
 import (
 	"fmt"
+	"unsafe"
 
 	"github.com/lunar-iscsi/lunar/target/evloop"
 )
@@ -93,6 +94,22 @@ func (c *conn) keepKept() {
 		return
 	}
 	se.kept = now
+}
+
+// chargeQueue charges the memory of a queue that is longer than what is kept for reuse to the budget, or gives it back.
+func (l *loop) chargeQueue(o *outQueue) bool {
+	now := 0
+	if n := cap(o.q); n > keepQueue {
+		now = n * int(unsafe.Sizeof(outPDU{}))
+	}
+	switch b := l.s.budget; {
+	case now < o.charged:
+		b.Give(o.charged - now)
+	case now > o.charged && !b.Take(now-o.charged):
+		return false
+	}
+	o.charged = now
+	return true
 }
 
 // stalled is called when the socket may have taken nothing for Config.SendTimeout.

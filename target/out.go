@@ -78,6 +78,7 @@ type outQueue struct {
 	sent    int      // bytes of q[head] that are sent
 	stamped int      // of q, from head on
 	bytes   int      // unsent
+	charged int      // of the budget, for the memory of a long q
 	copied  struct { // of these, what is not Data-In that lies where the store put it: a flood of requests that cost nothing
 		pdus, bytes int
 	}
@@ -180,6 +181,10 @@ func (c *conn) queue(act *session.Action, r *record) {
 		c.out.q = l.getQueue()
 	}
 	c.out.push(p, act.Kind == session.SendUrgent)
+	if cap(c.out.q) > keepQueue && !l.chargeQueue(&c.out) {
+		c.drop(dropUnread, "it does not read: no memory for the responses that wait for it")
+		return
+	}
 	if o := &c.out.copied; o.pdus > l.s.cfg.MaxQueuedPDUs || o.bytes > l.s.cfg.MaxBacklog+arenaSize || c.blocked && o.bytes > shortUnread && l.short() {
 		c.drop(dropUnread, "it does not read: too many responses wait for it")
 		return
@@ -351,6 +356,7 @@ func (o *outQueue) advance(l *loop, n int) {
 	if o.head == len(o.q) {
 		l.putQueue(o.q)
 		o.q, o.head = nil, 0
+		l.chargeQueue(o)
 	}
 }
 

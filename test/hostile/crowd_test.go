@@ -116,9 +116,9 @@ func greedy(t *testing.T, n int) {
 		if _, err := conn.Login(initiator.SecurityKeys(fmt.Sprintf("iqn.2026-11.io.lunar:greedy-%d", i), name), keys); err != nil {
 			t.Fatal(err)
 		}
-		for k := range 100 {
+		for k := 0; k < 100; k++ {
 			h, data := conn.CommandHeader(good, read10(0, 2048), true, false, 1<<20), []byte(nil)
-			switch i % 5 {
+			switch i % 6 {
 			case 1:
 				h = rewrite(h, conn, write10(0, 8192))
 			case 2:
@@ -131,6 +131,12 @@ func greedy(t *testing.T, n int) {
 				(*pdu.TextReq)(h).SetFlags(false, true)
 				h.SetTTT(pdu.NoTag)
 				data = bytes.Repeat([]byte("a=\x00"), 2000)
+			case 5: // requests that cost nothing, more at a time than a turn handles
+				if conn.SendBytes(bytes.Repeat(initiator.Frame(nop(conn, 0, true), nil, nil, false, false), 5000)) != nil {
+					k = 100
+				}
+				k += 33
+				continue
 			case 4: // small ones, which go out of what all connections share
 				h = conn.CommandHeader(good, read10(0, 100), true, false, 51200)
 			}
@@ -155,8 +161,9 @@ func greedy(t *testing.T, n int) {
 	most = max(most, resident(t, d.PID()))
 	t.Logf("%d greedy peers: %d MiB resident at most, of which the volume has %d and the budget %d; %d and %d commands were answered TASK SET FULL",
 		n, most>>20, volume>>20, int64(memory)>>20, others[0].full.Load(), others[1].full.Load())
-	// The collector lets garbage grow to as much as there is of what is in use.
-	if limit := int64(2*(volume+memory) + n*64<<10 + 64<<20); most > limit {
+	// The collector lets garbage grow to as much as there is of what is in use, and on a busy machine comes late. A session in which a hundred commands wait takes some 100 KiB
+	// for these alone, whatever their data.
+	if limit := int64(3*(volume+memory) + n*256<<10 + 64<<20); most > limit {
 		t.Errorf("%d MiB resident, want at most %d", most>>20, limit>>20)
 	}
 	c.leave()

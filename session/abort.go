@@ -82,11 +82,12 @@ func (s *Session) tellAborted(t *Task, acts []Action) []Action {
 	d := s.pool.Get()
 	d.Conn, d.ITT, d.LUN, d.Attr, d.Immediate = t.Conn, t.ITT, t.LUN, t.Attr, t.Immediate
 	d.Read, d.Write, d.EDTL, d.CDB = t.Read, t.Write, t.EDTL, t.CDB
-	d.cmdSN, d.unsol, d.unsolSN, d.got, d.solicit, d.done = t.cmdSN, t.unsol, t.unsolSN, t.got, t.solicit, t.done
+	d.heard, d.cmdSN, d.unsol, d.unsolSN, d.got, d.solicit, d.done = t.heard, t.cmdSN, t.unsol, t.unsolSN, t.got, t.solicit, t.done
 	d.dataSN, d.r2ts, d.r2tCount = t.dataSN, t.r2ts, t.r2tCount
 	d.state, d.result = taskDraining, r
 	d.counted, t.counted = t.counted, false
 	s.forget(t)
 	s.hold(d)
+	s.awaitData(d)
 	return acts
 }

@@ -35,6 +35,7 @@ type executor struct {
 	text    struct{ itt, ttt uint32 }
 	ping    uint32 // the TTT of the last NOP-In that asked for an answer
 	answers uint64
+	told    uint64         // tasks that were aborted and answered TASK ABORTED: both are counted
 	tmfs    map[uint32]int // by ITT: functions asked for and not answered
 }
 
@@ -113,7 +114,7 @@ func (x *executor) perform(acts []Action) {
 		case Execute:
 			j := x.jobs[a.Task]
 			for k, b := range a.Task.Buf {
-				if b != pattern(uint32(k)) {
+				if b != dataAt(uint32(k)) {
 					x.Fatalf("task %x: byte %d of its data never came", a.Task.ITT, k)
 				}
 			}
@@ -124,16 +125,16 @@ func (x *executor) perform(acts []Action) {
 			x.sent(&a)
 		case Abort:
 			acts = x.abort(a.Task, a.TMF, acts)
-		case AbortSet, ResetLU, ResetTarget:
-			lun := a.LUN
-			for _, ab := range x.s.AbortTasks(a.TMF, func(t *Task) bool { return a.Kind == ResetTarget || t.LUN == lun }, nil) {
-				acts = x.abort(ab.Task, ab.TMF, acts)
-			}
+		case AbortSet, ClearSet, ResetLU, ResetTarget, ResetNexus:
+			all := a.Kind == ResetTarget || a.Kind == ResetNexus
+			acts = x.abortAll(x.s.AbortTasks(a.TMF, false, func(t *Task) bool { return all || t.LUN == a.LUN }, nil), acts)
 			if x.u8()&1 != 0 {
 				x.waiting = append(x.waiting, a.TMF)
 			} else {
 				acts = x.s.TMFDone(a.TMF, x.u8()&1 == 0, acts)
 			}
+		case Query:
+			acts = x.s.TMFQueried(a.TMF, x.u8()&1 == 0, 0x062900, int(x.u8()&1), acts)
 		case Next:
 			acts = x.s.Next(x.now, acts)
 		case SendTargets:
@@ -142,7 +143,7 @@ func (x *executor) perform(acts []Action) {
 			} else {
 				acts = x.s.TextReply(make([]byte, x.u16()%2000), acts)
 			}
-		case Close, Drop:
+		case Close, Drop, PowerCycle:
 			if a.Kind == Drop && a.Why == NoReason {
 				x.Fatalf("dropped without a reason: %s", a.Name)
 			}
@@ -159,12 +160,12 @@ func (x *executor) perform(acts []Action) {
 	}
 }
 
-func pattern(off uint32) byte { return byte(off*7 + off>>8 + 1) }
+func dataAt(off uint32) byte { return byte(off*7 + off>>8 + 1) }
 
 func patterned(off, n uint32) []byte {
 	b := make([]byte, n)
 	for i := range b {
-		b[i] = pattern(off + uint32(i))
+		b[i] = dataAt(off + uint32(i))
 	}
 	return b
 }
@@ -227,6 +228,18 @@ func (x *executor) end(j *job, r Result, acts []Action) []Action {
 	acts = acts[:from]
 	if !j.t.Held() {
 		x.pool.Put(j.t)
+	}
+	return acts
+}
+
+// abortAll performs what AbortTasks asks for.
+func (x *executor) abortAll(aborts, acts []Action) []Action {
+	for i := range aborts {
+		if a := &aborts[i]; a.Kind == Abort {
+			acts = x.abort(a.Task, a.TMF, acts)
+		} else {
+			x.sent(a)
+		}
 	}
 	return acts
 }
@@ -398,7 +411,7 @@ func (x *executor) check() {
 	if x.pool.n != x.made {
 		x.Fatalf("%d tasks were made, %d came back", x.made, x.pool.n)
 	}
-	if n := &s.Counters; n.Commands != n.Responses+n.Aborted || n.Responses != x.answers {
+	if n := &s.Counters; n.Commands+x.told != n.Responses+n.Aborted || n.Responses != x.answers {
 		x.Fatalf("%d answers; counted: %+v", x.answers, *n)
 	}
 }
@@ -450,7 +463,14 @@ func (x *executor) step() {
 			x.waiting = x.waiting[1:]
 			x.perform(x.s.TMFDone(m, x.u8()&1 == 0, nil))
 		} else {
-			x.perform(x.s.ShowWindow(x.s.AbortTasks(nil, func(t *Task) bool { return t.ITT&1 != 0 }, nil)))
+			tell := x.u8()&1 != 0 // TASK ABORTED, as for another nexus
+			aborts := x.s.AbortTasks(nil, tell, func(t *Task) bool { return t.ITT&1 != 0 }, nil)
+			for i := range aborts {
+				if tell && aborts[i].Kind == Abort {
+					x.told++
+				}
+			}
+			x.perform(x.s.ShowWindow(x.abortAll(aborts, nil)))
 		}
 	case 13:
 		var h pdu.Header

@@ -95,6 +95,9 @@ func (w *worker) work(ctx context.Context, from uint32) error {
 func (w *worker) command(ctx context.Context, b, out []byte, in int) (initiator.Result, error) {
 	for {
 		res, err := w.s.Command(ctx, good, b, out, in)
+		if key, asc, _, _ := initiator.SenseFields(res.Sense); err == nil && key == 6 && asc == 0x3f {
+			continue // the target has other LUNs than before: said once, and no error
+		}
 		if err != nil || res.Status != sam.TaskSetFull || !w.retries.Load() {
 			return res, err
 		}

@@ -335,7 +335,7 @@ func TestText(t *testing.T) {
 		}
 	}
 	f.moved("rejects", func(st target.Stats) uint64 { return st.Commands.Rejects }, 2)
-	f.moved("texts", func(st target.Stats) uint64 { return st.Commands.Texts }, 20)
+	f.moved("texts", func(st target.Stats) uint64 { return st.Commands.Texts }, 2)
 
 	c = f.peer(initiator.Key{Name: "MaxRecvDataSegmentLength", Value: "512"})
 	var keys strings.Builder

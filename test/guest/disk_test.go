@@ -134,14 +134,14 @@ func filesystem(t *testing.T, s *server, g *Guest, disk, mkfs, fsck string) {
 		mkdir -p /tmp/m
 		`+mkfs+` $disk
 		mount $disk /tmp/m
-		fill /tmp/m/a 24
-		fill /tmp/m/gone 16
+		fill /tmp/m/a 12
+		fill /tmp/m/gone 8
 		umount /tmp/m
 		uncached $disk
 		mount $disk /tmp/m
 		checked /tmp/m/a
 		checked /tmp/m/gone
-		fill /tmp/m/b 8
+		fill /tmp/m/b 4
 		sync # before, or it would be put where the others were
 		rm -r /tmp/m/gone
 		umount /tmp/m # xfs frees what was deleted some time later, or now
@@ -158,8 +158,8 @@ func filesystem(t *testing.T, s *server, g *Guest, disk, mkfs, fsck string) {
 		checked /tmp/m/b
 		umount /tmp/m
 		`+fsck+` $disk`).Wait(t, 5*time.Minute)
-	if after := s.allocated(t); after > before-(14<<20) {
-		t.Errorf("lunard's file had %d bytes allocated before 16 MiB were trimmed, and has %d after it", before, after)
+	if after := s.allocated(t); after > before-(7<<20) {
+		t.Errorf("lunard's file had %d bytes allocated before 8 MiB were trimmed, and has %d after it", before, after)
 	}
 }
 

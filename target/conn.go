@@ -374,7 +374,7 @@ func (c *conn) lost(why string) {
 		l.unplace(t)
 	}
 	c.in = incoming{}
-	clear(c.waiting)
+	l.s.budget.Give(len(c.waiting) * waitingBytes)
 	c.waiting = nil
 	acts, last := c.se.s.ConnLost(c.c, l.takeActs())
 	l.perform(acts)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"unsafe"
 
+	"github.com/lunar-iscsi/lunar/session"
 	"github.com/lunar-iscsi/lunar/target/evloop"
 )
 
@@ -19,13 +20,19 @@ const (
 	shortUnread = 64 << 10
 	// keptFree is what a session may keep by itself without asking: text of the usual length.
 	keptFree = 8 << 10
+	// waitingBytes is what a command takes that waits in conn.waiting, without any data: task, record, and their places in the lists. Those that
+	// have a buffer are bounded by that.
+	waitingBytes = int(unsafe.Sizeof(record{})+unsafe.Sizeof(session.Task{})) + 64
 )
 
 // lend returns a buffer of n bytes for what se sends or asks for; nil: it has its share, or there is no memory.
 func (l *loop) lend(se *sess, n int) *evloop.Buf {
+	if !l.pool.May(&se.share, n) {
+		return nil
+	}
 	b := l.pool.Get(n)
 	if b != nil && !b.Charge(&se.share) {
-		l.pool.Put(b)
+		l.pool.Put(b) // another loop was faster
 		return nil
 	}
 	return b

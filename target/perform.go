@@ -148,6 +148,9 @@ func (l *loop) read(r *record, acts []session.Action) []session.Action {
 	n := int(cmd.In)
 	if c.out.bytes >= l.s.cfg.MaxBacklog {
 		// The initiator does not take what it has already asked for: this one waits its turn.
+		if !l.s.budget.Take(waitingBytes) {
+			return l.taskSetFull(r, acts)
+		}
 		c.waiting = append(c.waiting, r)
 		r.ln.lu.Await(cmd)
 		c.se.s.Executing(r.task)
@@ -176,6 +179,9 @@ func (l *loop) read(r *record, acts []session.Action) []session.Action {
 		}
 		l.release(a)
 		r.place, r.placeIn = nil, nil
+	}
+	if u := r.ln.unit; u != nil && !l.pool.May(&u.share, n) {
+		return l.taskSetFull(r, acts) // as entrust is going to find, but before a buffer is made for nothing
 	}
 	if r.buf = l.lend(c.se, n); r.buf == nil {
 		return l.taskSetFull(r, acts)
@@ -368,6 +374,7 @@ func (l *loop) unwait(r *record) {
 	for i, o := range c.waiting {
 		if o == r {
 			c.waiting = append(c.waiting[:i], c.waiting[i+1:]...)
+			l.s.budget.Give(waitingBytes)
 			return
 		}
 	}
@@ -379,6 +386,7 @@ func (c *conn) resume() {
 	for len(c.waiting) != 0 && !c.dead && c.out.bytes < l.s.cfg.MaxBacklog/2 {
 		r := c.waiting[0]
 		c.waiting = append(c.waiting[:0], c.waiting[1:]...)
+		l.s.budget.Give(waitingBytes)
 		l.perform(l.read(r, l.takeActs()))
 	}
 }

@@ -72,14 +72,24 @@ type Share struct{ used int }
 // Used is how many bytes are lent on s.
 func (s *Share) Used() int { return s.used }
 
+// May reports whether s may have a buffer of n bytes that p has not lent yet. Ask before Get: a buffer that is made for one who may not have
+// it costs its memory until the collector comes, outside the budget, and an initiator can ask for another with each command.
+func (p *Pool) May(s *Share, n int) bool { return p.may(s, sizeOf(n), sizeOf(n)) }
+
+// may is May for size bytes of memory, of which fresh are not taken from what is free yet.
+func (p *Pool) may(s *Share, size, fresh int) bool {
+	if s.used == 0 {
+		return true
+	}
+	free := p.budget.limit - p.budget.used.Load() + int64(p.kept-fresh)
+	return 2*int64(s.used+size) <= free-p.budget.limit/ShareReserve
+}
+
 // Charge charges b, which its pool has just lent, to s as well, and says whether s may have that much; if not, nothing was charged. Put
 // gives it back.
 func (b *Buf) Charge(s *Share) bool {
-	if p := b.pool; s.used != 0 {
-		free := p.budget.limit - p.budget.used.Load() + int64(p.kept)
-		if 2*int64(s.used+len(b.mem)) > free-p.budget.limit/ShareReserve {
-			return false
-		}
+	if !b.pool.may(s, len(b.mem), 0) {
+		return false
 	}
 	for i := range b.on {
 		if b.on[i] == nil {
@@ -141,6 +151,14 @@ func classOf(n int) int {
 	return bits.Len(uint(n-1)) - minShift
 }
 
+// sizeOf is how much memory a buffer of n bytes takes.
+func sizeOf(n int) int {
+	if c := classOf(n); c >= 0 {
+		return MinBuf << c
+	}
+	return (n + pageSize - 1) &^ (pageSize - 1)
+}
+
 // Get lends a buffer of n bytes; nil if that would exceed the budget, after giving back what this pool
 // keeps.
 func (p *Pool) Get(n int) *Buf {
@@ -164,10 +182,7 @@ func (p *Pool) Get(n int) *Buf {
 
 // fresh makes a buffer, within the budget.
 func (p *Pool) fresh(n, c int) *Buf {
-	size := MinBuf << max(c, 0)
-	if c < 0 {
-		size = (n + pageSize - 1) &^ (pageSize - 1)
-	}
+	size := sizeOf(n)
 	if !p.budget.Take(size) {
 		p.Trim()
 		if !p.budget.Take(size) {

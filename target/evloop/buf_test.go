@@ -208,11 +208,16 @@ func TestShares(t *testing.T) {
 	var out []*Buf
 	take := func(s *Share) (n int) {
 		for {
+			may := p.May(s, size/2+1) // of the same class
 			b := p.Get(size)
 			if b == nil {
 				return n
 			}
-			if !b.Charge(s) {
+			ok := b.Charge(s)
+			if ok != may {
+				t.Fatalf("with %d of %d bytes lent: before a buffer is lent it may be had: %v, and then: %v", p.Lent(), limit, may, ok)
+			}
+			if !ok {
 				p.Put(b)
 				return n
 			}

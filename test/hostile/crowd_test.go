@@ -161,9 +161,9 @@ func greedy(t *testing.T, n int) {
 	most = max(most, resident(t, d.PID()))
 	t.Logf("%d greedy peers: %d MiB resident at most, of which the volume has %d and the budget %d; %d and %d commands were answered TASK SET FULL",
 		n, most>>20, volume>>20, int64(memory)>>20, others[0].full.Load(), others[1].full.Load())
-	// The collector lets garbage grow to as much as there is of what is in use, and on a busy machine comes late. A session in which a hundred commands wait takes some 100 KiB
-	// for these alone, whatever their data.
-	if limit := int64(3*(volume+memory) + n*256<<10 + 64<<20); most > limit {
+	// What is kept is the volume and the budget; the collector lets garbage grow to as much again. Beyond that a session has its own state,
+	// the start of a PDU and what text it may keep without asking, and the process its code, stacks and what the collector has not given back yet.
+	if limit := int64(2*(volume+memory) + n*32<<10 + 48<<20); most > limit {
 		t.Errorf("%d MiB resident, want at most %d", most>>20, limit>>20)
 	}
 	c.leave()

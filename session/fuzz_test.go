@@ -1,8 +1,6 @@
 package session
 
 import (
-	"encoding/binary"
-	"fmt"
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/scsi/sam"
@@ -26,7 +24,6 @@ type executor struct {
 	pending []*job // in the order in which they began
 	queue   []Action
 	waiting []*TMF // TMFDone is still to come
-	settle  []*TMF // Settled is still to come
 	next    pdu.SN // CmdSN of the next request in order
 	statSN  pdu.SN
 	window  struct{ exp, max pdu.SN }
@@ -36,7 +33,7 @@ type executor struct {
 	ping    uint32 // the TTT of the last NOP-In that asked for an answer
 	answers uint64
 	told    uint64         // tasks that were aborted and answered TASK ABORTED: both are counted
-	tmfs    map[uint32]int // by ITT: functions asked for and not answered
+	tmfs    map[uint32]int // by ITT, one for each: 1 until it is answered
 }
 
 // A job is a command as the executor knows it.
@@ -113,11 +110,7 @@ func (x *executor) perform(acts []Action) {
 			acts = x.begin(a, acts)
 		case Execute:
 			j := x.jobs[a.Task]
-			for k, b := range a.Task.Buf {
-				if b != dataAt(uint32(k)) {
-					x.Fatalf("task %x: byte %d of its data never came", a.Task.ITT, k)
-				}
-			}
+			x.arrived(a.Task, a.Task.Buf)
 			acts = x.run(j, acts)
 		case DataFault:
 			acts = x.end(x.jobs[a.Task], DataFaultResult(), acts)
@@ -189,6 +182,10 @@ func (x *executor) begin(a Action, acts []Action) []Action {
 			}
 			return x.s.Collect(t, make([]byte, j.want), a.Data, acts)
 		}
+		if uint32(len(a.Data)) < j.want {
+			x.Fatalf("task %x: %d bytes are said to be here, and %d are", t.ITT, j.want, len(a.Data))
+		}
+		x.arrived(t, a.Data[:j.want])
 	} else if t.Read {
 		j.data = make([]byte, min(x.size(), 16384))
 	}
@@ -286,88 +283,6 @@ func (x *executor) finish() {
 	}
 }
 
-// sent checks a PDU that goes out.
-func (x *executor) sent(a *Action) {
-	h := a.Header
-	if x.over {
-		return
-	}
-	if n := len(a.Data); n > x.c.maxXmit && h.Opcode() != pdu.OpSCSIResponse && h.Opcode() != pdu.OpReject {
-		x.Fatalf("%v of %d bytes, the initiator takes %d", h.Opcode(), n, x.c.maxXmit)
-	}
-	x.c.Stamp(&h)
-	numbered := true
-	switch h.Opcode() {
-	case pdu.OpDataIn:
-		numbered = (*pdu.DataIn)(&h).HasStatus()
-		x.dataIn(a.Task, (*pdu.DataIn)(&h), len(a.Data))
-		if numbered {
-			x.answers++
-		}
-	case pdu.OpSCSIResponse:
-		x.answers++
-	case pdu.OpR2T:
-		numbered = false
-		x.r2t((*pdu.R2T)(&h))
-	case pdu.OpNOPIn:
-		if numbered = h.ITT() != pdu.NoTag; !numbered {
-			x.ping = h.TTT()
-		}
-	case pdu.OpTaskMgmtResp:
-		if x.tmfs[h.ITT()] == 0 {
-			x.Fatalf("function %x is answered and was not asked for, or twice", h.ITT())
-		}
-		x.tmfs[h.ITT()]--
-	case pdu.OpTextResp:
-		x.text.itt, x.text.ttt = h.ITT(), h.TTT()
-	}
-	if numbered {
-		if h.StatSN() != x.statSN {
-			x.Fatalf("%v with StatSN %d, want %d", h.Opcode(), h.StatSN(), x.statSN)
-		}
-		x.statSN++
-	}
-	exp, last := h.ExpCmdSN(), h.MaxCmdSN()
-	if x.stamped && (exp.Before(x.window.exp) || last.Before(x.window.max)) {
-		x.Fatalf("the window goes back from %d-%d to %d-%d", x.window.exp, x.window.max, exp, last)
-	}
-	if n := uint32(last - exp + 1); n > fuzzWindow {
-		x.Fatalf("a window of %d", n)
-	}
-	x.window.exp, x.window.max, x.stamped = exp, last, true
-}
-
-func (x *executor) live(itt uint32) *job {
-	for _, j := range x.jobs {
-		if j.t.ITT == itt && !j.aborted {
-			return j
-		}
-	}
-	return nil
-}
-
-func (x *executor) dataIn(t *Task, d *pdu.DataIn, n int) {
-	j := x.jobs[t]
-	if j == nil || j.aborted {
-		x.Fatalf("data of task %x, which is not there", d.H().ITT())
-	}
-	if d.Offset() != j.reads || uint64(j.reads)+uint64(n) > uint64(t.EDTL) {
-		x.Fatalf("data at %d of %d bytes, %d were sent, %d are expected", d.Offset(), n, j.reads, t.EDTL)
-	}
-	j.reads += uint32(n)
-}
-
-func (x *executor) r2t(r *pdu.R2T) {
-	j := x.live(r.H().ITT())
-	if j == nil || !j.t.Write {
-		x.Fatalf("R2T for task %x", r.H().ITT())
-	}
-	if r.Len() == 0 || r.Len() > x.s.Params.MaxBurstLength || uint64(r.Offset())+uint64(r.Len()) > uint64(j.want) {
-		x.Fatalf("R2T for %d bytes at %d of %d", r.Len(), r.Offset(), j.want)
-	}
-	x.r2ts = append(x.r2ts, asked{r.H().ITT(), r.H().TTT(), r.Offset(), r.Len(), 0, r.H().LUN()})
-}
-
 // lose ends the connection and with it the session: nothing of it may be left.
 func (x *executor) lose() {
 	if x.over {
@@ -405,7 +320,7 @@ func (x *executor) check() {
 			delete(s.held, sn) // a number that counts as received, for the next connection
 		}
 	}
-	if len(s.tasks) != 0 || s.outstanding != 0 || s.immediate != 0 || len(s.tmfs) != 0 || len(s.held) != 0 || s.heldBytes != 0 || s.Kept() != 0 {
+	if len(s.tasks) != 0 || s.outstanding != 0 || s.immediate != 0 || s.immediateTM != 0 || len(s.tmfs) != 0 || len(s.held) != 0 || s.heldBytes != 0 || s.Kept() != 0 {
 		x.Fatalf("left: %d tasks, %d+%d outstanding, %d functions, %d held of %d bytes, %d kept", len(s.tasks), s.outstanding, s.immediate, len(s.tmfs), len(s.held), s.heldBytes, s.Kept())
 	}
 	if x.pool.n != x.made {
@@ -426,6 +341,7 @@ func FuzzSession(f *testing.F) {
 		x.open()
 		for len(x.in) != 0 && !x.over {
 			x.step()
+			x.counted()
 		}
 		x.check()
 	})
@@ -483,10 +399,14 @@ func (x *executor) step() {
 		var h pdu.Header
 		x.in = x.in[copy(h[:], x.in):]
 		h[4], h[5], h[6] = h[4]&1, 0, h[6]&0x0f
-		if op := h.Opcode(); op == pdu.OpTaskMgmtReq {
-			x.tmfs[h.ITT()]++
+		off := uint32(0)
+		switch h.Opcode() {
+		case pdu.OpTaskMgmtReq:
+			x.asks(&h)
+		case pdu.OpDataOut:
+			off = (*pdu.DataOut)(&h).Offset()
 		}
-		x.deliver(&h, make([]byte, h.AHSLen()), make([]byte, h.DataLen()))
+		x.deliver(&h, make([]byte, h.AHSLen()), patterned(off, uint32(h.DataLen())))
 	}
 }
 
@@ -588,11 +508,16 @@ func (x *executor) function() {
 	k := x.u8()
 	m.SetFunction([]sam.TMF{sam.AbortTask, sam.AbortTaskSet, sam.LogicalUnitReset, sam.TargetWarmReset, sam.TargetColdReset, sam.ClearTaskSet, sam.TaskReassign, sam.TMF(k & 0x7f)}[k%8])
 	h.SetLUN(sam.LUN(k >> 3 & 1))
-	h.SetITT(uint32(0x100 + int(k>>4)))
 	m.SetRefTag(uint32(x.u8() % 12))
 	m.SetRefCmdSN(x.next - 2 + pdu.SN(x.u8()%5))
-	x.tmfs[h.ITT()]++
+	x.asks(&h)
 	x.receive(&h, nil, nil)
+}
+
+// asks gives a function a tag of its own.
+func (x *executor) asks(h *pdu.Header) {
+	h.SetITT(uint32(0x100 + len(x.tmfs)))
+	x.tmfs[h.ITT()] = 1
 }
 
 func (x *executor) textReq() {
@@ -612,33 +537,4 @@ func (x *executor) textReq() {
 		data, x.in = x.in[:n], x.in[n:]
 	}
 	x.receive(&h, nil, data)
-}
-
-// sessionSeeds are inputs that reach what is far from the start: transfers with R2Ts, functions that wait for them, gaps, text in pieces.
-func sessionSeeds() [][]byte {
-	const write, read = 0x04, 0x02
-	cmd := func(flags, itt, edtl byte) []byte { return []byte{0, flags, itt, edtl, 0} }
-	join := func(parts ...[]byte) (b []byte) {
-		for _, p := range parts {
-			b = append(b, p...)
-		}
-		return b
-	}
-	data := []byte{4, 0, 9, 1}
-	seeds := [][]byte{
-		join([]byte{0x42, 0}, cmd(read, 1, 12), []byte{2, 12, 0, 3}, cmd(read, 2, 8), []byte{2, 8, 1}, []byte{7, 0, 3}),
-		join([]byte{0x96, 0}, cmd(write, 1, 12), []byte{2, 12}, data, data, data, []byte{0, 3}, cmd(write, 2, 14), []byte{2, 14}, data, []byte{9, 2, 1, 1, 0}, data, data, data),
-		join([]byte{0x02, 8}, cmd(write|1, 3, 10), []byte{2, 10}, []byte{4, 0xc0, 6, 6, 3, 0}, []byte{4, 0xc1, 6, 8, 3, 1}, data),
-		join([]byte{0x42, 0}, []byte{11, 1 | 1<<3, 0}, []byte{0, 4, 0}, []byte{11, 5, 0}, []byte{11, 2 | 2<<3, 0}, []byte{11, 5 | 3<<3, 0}),
-		join([]byte{0x42, 0}, []byte{10, 0, 9, 0xc2}, []byte{10, 0, 9, 0xc1}, []byte{8, 20}, []byte{9, 0, 1, 1, 0xa0}, []byte{10, 0, 4, 0}, []byte{10, 0, 4, 0}),
-		join([]byte{0x42, 0}, cmd(read, 1, 12), []byte{2, 12, 1}, cmd(read, 2, 12), []byte{2, 12, 1}, []byte{9, 3, 0, 0, 0xa0, 1}, []byte{12, 0}, []byte{7, 1}, []byte{7, 0}, []byte{13, 0, 9, 0}),
-		join([]byte{0x42, 0x0f}, []byte{11, 1 | 1<<3, 0}, []byte{0, 4, 0}, []byte{13, 0, 9, 0}),
-		join([]byte{0x42, 0}, []byte{14}, []byte{8, 4}, []byte{8, 4}),
-		join([]byte{0x42, 0}, []byte{8, 61}, []byte{10, 0, 0xff, 0xa0}, []byte{8, 61}, []byte{8, 20}, []byte{10, 0, 5, 0}, []byte{8, 40}),
-		join([]byte{0x42, 0}, cmd(write, 1, 12), []byte{2, 12}, []byte{8, 59}, data[:0], []byte{8, 2}),
-	}
-	var h pdu.Header
-	h[0] = byte(pdu.OpSNACK)
-	binary.BigEndian.PutUint32(h[16:], 5)
-	return append(seeds, join([]byte{0x42, 0, 15}, h[:], []byte(fmt.Sprint(seeds))))
 }

@@ -31,6 +31,9 @@ func (c *Counters) Add(o *Counters) {
 	c.Functions += o.Functions
 	c.Pings += o.Pings
 	c.Texts += o.Texts
+	c.TextsOver += o.TextsOver
+	c.TextsAstray += o.TextsAstray
+	c.TextsBad += o.TextsBad
 	c.PingTimeouts += o.PingTimeouts
 }
 

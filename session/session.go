@@ -91,6 +91,9 @@ type Counters struct {
 	Functions     uint64 // task management requests
 	Pings         uint64 // NOP-Outs that wanted an answer
 	Texts         uint64 // text requests
+	TextsOver     uint64 // of these, refused for Limits.TextBytes or Limits.TextRequests
+	TextsAstray   uint64 // refused since they go on with nothing that is open, or not as it has to
+	TextsBad      uint64 // refused for their keys: no list of keys, one twice, or what is not to be had in this session
 	PingTimeouts  uint64
 }
 

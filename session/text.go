@@ -29,27 +29,29 @@ func (s *Session) textReq(c *Conn, h *pdu.TextReq, data []byte, acts []Action) [
 	final := h.H().Final()
 	switch {
 	case itt == pdu.NoTag, h.Continue() && final:
+		s.Counters.TextsAstray++
 		return s.reject(c, h.H(), pdu.RejectProtocol, acts)
 	case ttt == pdu.NoTag:
 		*x = textState{conn: c, itt: itt, open: true} // a new one; whatever was open is given up (§11.10.4)
 	case !x.open || x.conn != c || x.itt != itt || x.ttt != ttt:
+		s.Counters.TextsAstray++
 		return s.reject(c, h.H(), pdu.RejectProtocol, acts)
 	}
 	x.last = final
 	if len(x.out) != 0 {
 		// The initiator asks for the rest of a long reply (§6.2); it may not send keys meanwhile.
 		if len(data) != 0 || h.Continue() {
-			return s.textFail(h, acts)
+			return s.textFail(h, &s.Counters.TextsAstray, acts)
 		}
 		return s.textOut(acts)
 	}
 	if x.reqs++; x.reqs > s.lim.TextRequests || len(x.in)+len(data) > s.lim.TextBytes {
-		return s.textFail(h, acts)
+		return s.textFail(h, &s.Counters.TextsOver, acts)
 	}
 	x.in = append(x.in, data...)
 	if h.Continue() {
 		if len(data) == 0 {
-			return s.textFail(h, acts) // nothing that could go on
+			return s.textFail(h, &s.Counters.TextsAstray, acts) // nothing that could go on
 		}
 		x.ttt = s.newTTT()
 		acts, a := s.send(c, acts)
@@ -59,8 +61,9 @@ func (s *Session) textReq(c *Conn, h *pdu.TextReq, data []byte, acts []Action) [
 	return s.textKeys(h, acts)
 }
 
-// textFail ends the negotiation without effect: what was negotiated so far is forgotten (RFC 7143 §7.12).
-func (s *Session) textFail(h *pdu.TextReq, acts []Action) []Action {
+// textFail ends the negotiation without effect: what was negotiated so far is forgotten (RFC 7143 §7.12). why counts it.
+func (s *Session) textFail(h *pdu.TextReq, why *uint64, acts []Action) []Action {
+	*why++
 	c := s.text.conn
 	s.text = textState{}
 	return s.reject(c, h.H(), pdu.RejectProtocol, acts)
@@ -79,7 +82,7 @@ func (s *Session) textKeys(h *pdu.TextReq, acts []Action) []Action {
 			out, err = x.keys.Answer(out, k)
 		}
 		if err != nil {
-			return s.textFail(h, acts)
+			return s.textFail(h, &s.Counters.TextsBad, acts)
 		}
 		n++
 		if k.Name == "SendTargets" {
@@ -112,6 +115,7 @@ func (s *Session) TextRefuse(acts []Action) []Action {
 	if !x.open {
 		return acts
 	}
+	s.Counters.TextsBad++
 	h := pdu.Header{0: byte(pdu.OpTextReq), 1: 0x80}
 	h.SetITT(x.itt)
 	h.SetTTT(pdu.NoTag)

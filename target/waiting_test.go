@@ -1,6 +1,7 @@
 package target
 
 import (
+	"fmt"
 	"runtime"
 	"testing"
 
@@ -132,4 +133,29 @@ func TestRefusedTakesNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An answer to text that its initiator does not fetch is the budget's while it is kept, beyond what every session may keep.
+func TestTextIsCharged(t *testing.T) {
+	const n = 2000
+	r := newRig(t, Config{}, "")
+	c := r.rawDigests(1, digestPair{}, initiator.Key{Name: "MaxRecvDataSegmentLength", Value: "512"})
+	var keys []byte
+	for i := range n {
+		keys = pdu.AppendKey(keys, fmt.Sprint("X-", i), "1")
+	}
+	h := c.Request(pdu.OpTextReq, true)
+	(*pdu.TextReq)(h).SetFlags(true, false)
+	h.SetTTT(pdu.NoTag)
+	before := r.s.budget.Used()
+	if err := c.Send(h, keys); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Expect(pdu.OpTextResp); err != nil {
+		t.Fatal(err)
+	}
+	want := int64(n*len("X-1=NotUnderstood ") - 512 - keptFree)
+	r.until("it is charged", func() bool { return r.s.budget.Used() >= before+want })
+	c.Close()
+	r.until("it is given back", func() bool { return r.s.budget.Used() < want })
 }

@@ -2,8 +2,6 @@ package hostile
 
 import (
 	"bytes"
-	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -302,73 +300,6 @@ func TestCommandNumbers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// Text that never ends, text that is too long, keys that nobody knows, and answers in pieces that the initiator takes.
-func TestText(t *testing.T) {
-	f := newField(t, target.Config{})
-	text := func(c *initiator.Conn, itt, ttt uint32, final, cont bool, data string) (*initiator.PDU, error) {
-		h := c.Request(pdu.OpTextReq, true)
-		(*pdu.TextReq)(h).SetFlags(final, cont)
-		h.SetITT(itt)
-		h.SetTTT(ttt)
-		if err := c.Send(h, []byte(data)); err != nil {
-			return nil, err
-		}
-		return c.Recv()
-	}
-	c := f.peer()
-	for _, data := range []string{"", strings.Repeat("x", 4000)} {
-		itt, ttt, ended := c.NextITT(), uint32(pdu.NoTag), false
-		for range 2000 {
-			p, err := text(c, itt, ttt, false, true, data)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if ended = p.Opcode() == pdu.OpReject; ended {
-				break
-			}
-			ttt = p.TTT()
-		}
-		if !ended {
-			t.Errorf("text of %d bytes a time goes on without end", len(data))
-		}
-	}
-	f.moved("rejects", func(st target.Stats) uint64 { return st.Commands.Rejects }, 2)
-	f.moved("texts", func(st target.Stats) uint64 { return st.Commands.Texts }, 2)
-
-	c = f.peer(initiator.Key{Name: "MaxRecvDataSegmentLength", Value: "512"})
-	var keys strings.Builder
-	for i := range 3000 {
-		fmt.Fprintf(&keys, "X-%d=\x00", i)
-	}
-	itt, ttt, in := c.NextITT(), uint32(pdu.NoTag), keys.String()
-	got := 0
-	for {
-		n := min(len(in), 8192)
-		p, err := text(c, itt, ttt, n == len(in), n != len(in), in[:n])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if in = in[n:]; len(p.Data) > 512 || p.Opcode() != pdu.OpTextResp {
-			t.Fatalf("%v of %d bytes to one that takes 512", p.Opcode(), len(p.Data))
-		}
-		got += len(p.Data)
-		if ttt = p.TTT(); p.Final() {
-			break
-		}
-	}
-	if got < 3000*len("X-1=NotUnderstood") {
-		t.Errorf("%d bytes of answers", got)
-	}
-	// Answers that are never fetched are the budget's.
-	for range 20 {
-		p := f.peer(initiator.Key{Name: "MaxRecvDataSegmentLength", Value: "512"})
-		if _, err := text(p, p.NextITT(), pdu.NoTag, true, false, keys.String()[:20000]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	f.goOn()
 }
 
 // A response to what failed carries sense and nothing else, and pads are zero: nothing of another's data leaks.

@@ -22,7 +22,9 @@ fault SCSI.ProutReserve.Access* "0x0e03" it sends 512 bytes for a block, whateve
 
 // undefined is what comes of tests of WRITE SAME with UNMAP where nobody says how a deallocated block reads, as with NBD.
 const undefined = `
-skip SCSI.WriteSame1[06].Unmap* LBPWS is 0
+skip SCSI.WriteSame1[06].Unmap LBPWS is 0
+skip SCSI.WriteSame1[06].UnmapUn* LBPWS is 0
+skip SCSI.WriteSame1[06].InvalidDataOutSize LBPWS is 0
 `
 
 // protected is what comes of the tests where nothing may be written: those that have to write are told so. A disk that is

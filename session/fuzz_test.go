@@ -22,7 +22,6 @@ type executor struct {
 	made    int // tasks that the pool made
 	jobs    map[*Task]*job
 	pending []*job // in the order in which they began
-	queue   []Action
 	waiting []*TMF // TMFDone is still to come
 	next    pdu.SN // CmdSN of the next request in order
 	statSN  pdu.SN
@@ -44,7 +43,6 @@ type job struct {
 	aborted bool
 	running bool
 	reads   uint32 // Data-In bytes sent
-	tags    uint32 // R2T bytes asked for
 	tmf     *TMF
 }
 
@@ -364,7 +362,7 @@ func (x *executor) step() {
 	case 10:
 		var h pdu.Header
 		n := min(x.size(), 4096)
-		ttt := uint32(pdu.NoTag)
+		ttt := pdu.NoTag
 		itt := x.u8()
 		if itt&1 != 0 {
 			ttt = x.ping

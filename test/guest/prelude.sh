@@ -1,12 +1,11 @@
 # Read by every script that a guest runs. What polls is bounded: a script that waits in vain fails and says for what.
 
-# wait_for SECONDS COMMAND…: until it succeeds.
+# wait_for SECONDS COMMAND…: until it succeeds. A guest on a busy machine may take a second for the command itself.
 wait_for() {
-	local tries=$(($1 * 20))
+	local end=$((SECONDS + $1))
 	shift
 	while ! "$@"; do
-		tries=$((tries - 1))
-		[ "$tries" -gt 0 ] || { echo "in vain: $*" >&2; return 1; }
+		[ "$SECONDS" -lt "$end" ] || { echo "in vain: $*" >&2; return 1; }
 		sleep 0.05
 	done
 }

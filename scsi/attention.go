@@ -126,14 +126,14 @@ func (lu *LU) Raise(code sense.Code, except *NexusLU) {
 
 // TaskAborted reports whether commands that another nexus's commands and functions abort are to be answered TASK ABORTED: the TAS
 // bit of the control mode page.
-func (lu *LU) TaskAborted() bool { return lu.modes.taskAborted }
+func (lu *LU) TaskAborted() bool { return !lu.modes.silentAbort }
 
 // Cleared says that commands of n were aborted for another nexus. Where they were not answered, a unit attention tells of it
 // (SAM-5 §5.14, COMMANDS CLEARED BY ANOTHER INITIATOR).
 func (lu *LU) Cleared(n *NexusLU) { lu.cleared(n) }
 
 func (lu *LU) cleared(n *NexusLU) {
-	if !lu.modes.taskAborted {
+	if !lu.TaskAborted() {
 		n.raise(sense.CommandsClearedByOther)
 	}
 }

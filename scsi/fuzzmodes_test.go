@@ -8,15 +8,16 @@ import (
 )
 
 // plainModes is what MODE SELECT has set, by the words of SPC-4 and SBC-3 and nothing of the code: the write cache where the store has one,
-// sense data by descriptors, write protection.
+// sense data by descriptors, write protection, silence about commands that another nexus aborts.
 type plainModes struct {
 	cache                       bool // there is one to be switched off
 	through, descriptor, locked bool
+	silent                      bool
 }
 
 // check compares with what lu says.
 func (m *plainModes) check(t *testing.T, lu *LU, after string) {
-	if want := (modes{writeThrough: m.through, protect: m.locked, descriptorSense: m.descriptor}); lu.modes != want || lu.protected != m.locked {
+	if want := (modes{writeThrough: m.through, protect: m.locked, descriptorSense: m.descriptor, silentAbort: m.silent}); lu.modes != want || lu.protected != m.locked {
 		t.Fatalf("%s: the modes are %+v, protected %v, want %+v", after, lu.modes, lu.protected, want)
 	}
 }
@@ -82,6 +83,8 @@ func (m *plainModes) sel(b, out []byte) (string, func()) {
 			next.descriptor, next.locked = page[2]&0x04 != 0, page[4]&0x08 != 0
 			page[2] &^= 0x04
 			page[4] &^= 0x08
+			next.silent = page[5]&0x40 == 0
+			page[5] &^= 0x40
 			if binary.BigEndian.Uint16(page[8:]) != busyTimeout {
 				return illegal, nil
 			}

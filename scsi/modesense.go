@@ -47,7 +47,9 @@ type modes struct {
 	writeThrough    bool // WCE is off though there is a cache: a write is durable when it ends
 	protect         bool // SWP
 	descriptorSense bool // D_SENSE
-	taskAborted     bool // TAS: commands that another nexus aborts end TASK ABORTED
+	// TAS is 0: commands that another nexus aborts are not answered. It is 1 by default: an initiator that is not told waits for its
+	// time-out, half a minute with Linux, and then resets the unit for everybody. LIO has the same default.
+	silentAbort bool
 }
 
 // FormatSense returns sense data in the format that D_SENSE asks for: b itself, or its like.
@@ -169,7 +171,7 @@ func controlPage(lu *LU, b []byte, control byte) []byte {
 	if control == pageChangeable || control == pageCurrent && lu.modes.protect {
 		b[n+4] |= 0x08 // SWP
 	}
-	if control == pageChangeable || control == pageCurrent && lu.modes.taskAborted {
+	if control != pageCurrent || !lu.modes.silentAbort {
 		b[n+5] |= 0x40 // TAS
 	}
 	if control != pageChangeable {
@@ -179,5 +181,5 @@ func controlPage(lu *LU, b []byte, control byte) []byte {
 }
 
 func setControl(_ *LU, m *modes, page []byte) {
-	m.descriptorSense, m.protect, m.taskAborted = page[2]&0x04 != 0, page[4]&0x08 != 0, page[5]&0x40 != 0
+	m.descriptorSense, m.protect, m.silentAbort = page[2]&0x04 != 0, page[4]&0x08 != 0, page[5]&0x40 == 0
 }

@@ -234,7 +234,7 @@ func (lu *LU) apply(c *Command, ch *prChange) {
 			}
 			if nx == ch.by {
 				lu.host.AbortNexus(n, c, false)
-			} else if lu.host.AbortNexus(n, c, lu.modes.taskAborted) != 0 {
+			} else if lu.host.AbortNexus(n, c, lu.TaskAborted()) != 0 {
 				lu.cleared(n)
 			}
 		}

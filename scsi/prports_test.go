@@ -250,7 +250,7 @@ func TestPreemptAndAbort(t *testing.T) {
 	if late.state != inDoubt || waits.state != idle || others.state != atStore || r.lu.InDoubt() != 1 {
 		t.Fatal(late.state, waits.state, others.state)
 	}
-	if got := r.attentionsOf(); got != "a:2A05 a:2F00" {
+	if got := r.attentionsOf(); got != "a:2A05" {
 		t.Error("unit attentions", got)
 	}
 	r.want(r.send('a', transfer(cdb.Write10, 500, 1, 0), make([]byte, 512)), conflicts)

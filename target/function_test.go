@@ -84,8 +84,8 @@ func aborted(r *rig, task *initiator.Task) {
 	}
 }
 
-// TestClearTaskSet: CLEAR TASK SET takes away the tasks of every nexus at the unit. By default the others whose tasks these were hear
-// of it by a unit attention, with TAS by the tasks' status; who had none hears nothing.
+// TestClearTaskSet: CLEAR TASK SET takes away the tasks of every nexus at the unit. With TAS, as by default, the others whose tasks these were hear
+// of it by the tasks' status, without by a unit attention; who had none hears nothing.
 func TestClearTaskSet(t *testing.T) {
 	for _, tas := range []bool{false, true} {
 		r := newRig(t, Config{}, "write hang count=2")
@@ -180,8 +180,8 @@ func TestResets(t *testing.T) {
 		aborted(r, own)
 		r.conditions(other, want)
 		r.conditions(mine, want)
-		if done(theirs) {
-			t.Fatalf("%v: another's task was answered", f)
+		if res, err := theirs.Wait(r.ctx()); err != nil || res.Status != sam.TaskAborted {
+			t.Fatalf("%v: another's task: %v, %v", f, res.Status, err)
 		}
 		r.store.Release()
 	}

@@ -165,7 +165,7 @@ func (c *conn) queue(act *session.Action, r *record) {
 		// The data is the session's, or lies in a command that is about to be used again.
 		end := at + pdu.Pad(n) + dd
 		if end > arenaSize {
-			c.drop(dropUnread, "a response that is too long")
+			c.drop(dropFault, "a response that is too long")
 			return
 		}
 		p.a = l.room(end)

@@ -179,7 +179,7 @@ func TestRules(t *testing.T) {
 		{"target", Module + "/admin", false},
 		{"target/evloop", Module + "/session/pdu", false},
 		{"admin/tgtipc", Module + "/admin", true},
-		{"admin", Module + "/session", false},
+		{"admin", Module + "/session/pdu", false},
 		{"cmd/lunard", Module + "/backstore/file", true},
 		{"cmd/lunard", Module + "/test/daemon", false},
 		{"test/history", Module + "/scsi/cdb", false},

@@ -32,6 +32,7 @@ const (
 	gotgt      = "github.com/gostor/gotgt"
 	goceph     = "github.com/ceph/go-ceph"
 	goyaml     = "github.com/goccy/go-yaml"
+	systemd    = "github.com/coreos/go-systemd/"
 )
 
 var layers = []layer{
@@ -50,8 +51,9 @@ var layers = []layer{
 	{path: "backstore/...", may: []string{"backstore"}, third: []string{xsys}, core: true},
 	{path: "target/evloop", third: []string{xsys}, core: true},
 	{path: "target/...", may: []string{"session/...", "scsi/...", "backstore", "target/evloop"}, third: []string{xsys}, core: true},
-	{path: "admin/...", may: []string{"target", "backstore"}, third: []string{logrus, grpc, prometheus, goyaml, xsys}},
-	{path: "cmd/...", may: []string{"*"}, third: []string{cobra, logrus, grpc, prometheus, xsys}},
+	{path: "admin/spec", may: []string{"session/login", "scsi/sam"}},
+	{path: "admin/...", may: []string{"target", "backstore", "session", "session/login", "scsi", "scsi/sam"}, third: []string{logrus, grpc, prometheus, goyaml, xsys}},
+	{path: "cmd/...", may: []string{"*"}, third: []string{cobra, logrus, grpc, prometheus, systemd, xsys}},
 	{path: "test/history"}, // for tests of every layer
 	{path: "test/...", may: []string{"*", "test/..."}, third: []string{cobra, logrus, grpc, prometheus, xsys, xcrypto}},
 	{path: "tools/...", may: []string{"*", "test/..."}, third: []string{xsys}},

@@ -17,6 +17,7 @@ var attentions = [...]sense.Code{
 	sense.DeviceReset,
 	sense.NexusLoss,
 	// The rest has no order of its own.
+	sense.MediumMayHaveChanged,
 	sense.ReportedLUNsChanged,
 	sense.InquiryDataChanged,
 	sense.CapacityChanged,
@@ -63,7 +64,9 @@ type NexusLU struct {
 	early   []*Command
 	held    int  // of these, behind another
 	stirred bool // in lu.stirred
-	at      int  // in lu.nexuses
+	// prevents: the nexus prevents the removal of the medium; see prevent.
+	prevents bool
+	at       int // in lu.nexuses
 }
 
 // Attach makes the LU known to a nexus, with a power-on unit attention pending.
@@ -82,6 +85,7 @@ func (lu *LU) Detach(n *NexusLU) {
 	if lu.reserver == n {
 		lu.unreserve()
 	}
+	n.prevent(lu, false)
 	last := len(lu.nexuses) - 1
 	lu.nexuses[n.at] = lu.nexuses[last]
 	lu.nexuses[n.at].at = n.at
@@ -112,7 +116,7 @@ func (n *NexusLU) take() sense.Code {
 }
 
 // Raise establishes a unit attention condition for this nexus alone. The code is one that a logical unit
-// reports so: 29h/00h to 04h, 29h/07h, 2Ah/01h, 03h to 06h and 09h, 2Fh/00h, 38h/07h, 3Fh/03h and 0Eh.
+// reports so: 28h/00h, 29h/00h to 04h, 29h/07h, 2Ah/01h, 03h to 06h and 09h, 2Fh/00h, 38h/07h, 3Fh/03h and 0Eh.
 func (n *NexusLU) Raise(code sense.Code) { n.raise(code) }
 
 // Raise establishes a unit attention condition for every attached nexus but one (nil: for all).
@@ -144,6 +148,7 @@ func (lu *LU) ResetNexus(n *NexusLU) {
 	if lu.reserver == n {
 		lu.unreserve()
 	}
+	n.prevent(lu, false)
 	n.raise(sense.NexusLoss)
 }
 
@@ -166,7 +171,12 @@ func (n *NexusLU) Withdraw(code sense.Code) { n.attentions &^= 1 << attentionBit
 // that has ceased to flush.
 func (lu *LU) Reset(code sense.Code) {
 	lu.unreserve()
-	lu.modes = modes{writeThrough: lu.modes.writeThrough}
+	for _, n := range lu.nexuses {
+		n.prevent(lu, false)
+	}
+	through := lu.modes.writeThrough
+	lu.modes = lu.initial
+	lu.modes.writeThrough = through
 	lu.modesChanged()
 	lu.Raise(code, nil)
 }

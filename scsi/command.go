@@ -97,7 +97,8 @@ type Command struct {
 	row     *op
 	lba     uint64
 	blocks  uint32
-	span    span // what the range index is asked for
+	epoch   uint32 // of the LU, when the command was prepared
+	span    span   // what the range index is asked for
 	flags   backstore.Flags
 	plan    plan // the work left before and after the data itself
 	step    step // what the request in req is doing
@@ -123,7 +124,7 @@ func (c *Command) reset(lu *LU) {
 	c.lu = lu
 	c.In, c.Out, c.Length = 0, 0, 0
 	c.Status, c.Sense, c.Data = sam.Good, nil, nil
-	c.flags, c.plan, c.state, c.off, c.slot, c.span = 0, 0, idle, 0, noSlot, span{}
+	c.flags, c.plan, c.state, c.off, c.slot, c.span, c.epoch = 0, 0, idle, 0, noSlot, span{}, lu.epoch
 	c.bounce, c.job, c.yielded = nil, nil, false
 }
 

@@ -2,8 +2,6 @@ package scsi
 
 import (
 	"fmt"
-	"math"
-	"math/bits"
 
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
@@ -19,10 +17,36 @@ type DiskConfig struct {
 	// of the two must be there.
 	Identity string
 
+	// TgtNaming shows the names that tgtd gives its disks: vendor IET, VPD pages 80h and 83h as it makes them of TID and LUN,
+	// the numbers of the target and of the LU there. SCSIID takes the place of what tgtd makes of the two; at most 36 characters. Without
+	// TgtNaming it is not shown.
+	TgtNaming bool
+	TID       int
+	LUN       uint16 // set by package target
+	SCSIID    string
+
 	LogicalBlock  int // bytes, a power of two from 512 to 64 KiB; 512
 	PhysicalBlock int // bytes, a power of two, LogicalBlock or more; the larger of 4096, LogicalBlock and the store's
 	ReadOnly      bool
-	Removable     bool
+	Removable     bool // a disk without a medium is
+
+	// Thin false makes the disk fully provisioned, as NoUnmap does. True changes nothing: a disk is thin where its store can give
+	// blocks back, and one that said so without it would lie to file systems that wait for the room.
+	Thin *bool
+	// WriteCache is WCE of the caching mode page at start; nil: on where the store has a volatile cache. DescriptorSense is D_SENSE of the
+	// control page at start. ModePages are mode pages as ParseModePage reads them, which then have the last word of both.
+	WriteCache      *bool
+	DescriptorSense bool
+	ModePages       []string
+
+	// RotationRate is MEDIUM ROTATION RATE: 1 for a medium that does not rotate, or rotations a minute from 1025 to 65534; 0: as the
+	// store is.
+	RotationRate int
+	// LowestAligned is LOWEST ALIGNED LOGICAL BLOCK ADDRESS, 0 to 16383. OptimalGranularity (at most 65535) and OptimalLength are those of
+	// VPD page B0h, in blocks; 0: as the store is.
+	LowestAligned      int
+	OptimalGranularity int
+	OptimalLength      int
 
 	TargetName      string // iSCSI name for VPD page 83h where the nexus has none
 	TargetPortGroup uint16 // the target port group identifier there: one for all ports, whose access states are the same; 1
@@ -59,108 +83,45 @@ const (
 	DefaultMaxQueued = 4096
 )
 
-// NewDisk returns a disk on st, which stays the caller's to close. host gets the completions. An
+// NewDisk returns a disk on st, which stays the caller's to close; nil: a drive without a medium. host gets the completions. An
 // error says what of cfg or st will not do.
 func NewDisk(st backstore.Store, host Host, cfg DiskConfig) (*LU, error) {
-	info := st.Info()
-	logical := cfg.LogicalBlock
-	if logical == 0 {
-		logical = 512
+	var info backstore.Info
+	if st != nil {
+		info = st.Info()
 	}
-	if logical < 512 || logical > 64<<10 || logical&(logical-1) != 0 {
-		return nil, fmt.Errorf("logical block of %d bytes: want a power of two from 512 to 65536", logical)
-	}
-	physical := cfg.PhysicalBlock
-	if physical == 0 {
-		physical = max(4096, logical, min(floorPower(info.PhysicalBlock), mostPhysical))
-	}
-	if physical < logical || physical&(physical-1) != 0 || physical/logical > 1<<15 {
-		return nil, fmt.Errorf("physical block of %d bytes: want a power of two, %d or more", physical, logical)
-	}
-	switch {
-	case info.Size <= 0:
-		return nil, fmt.Errorf("a volume of %d bytes is no disk", info.Size)
-	case info.Size%int64(logical) != 0:
-		return nil, fmt.Errorf("the volume's size of %d bytes is no multiple of the logical block of %d", info.Size, logical)
-	case info.BlockSize < 0 || info.BlockSize&(info.BlockSize-1) != 0 || info.MemAlign < 0 || info.MemAlign&(info.MemAlign-1) != 0:
-		return nil, fmt.Errorf("the store's block of %d bytes or memory alignment of %d is no power of two", info.BlockSize, info.MemAlign)
-	case info.BlockSize > logical && info.Size%int64(info.BlockSize) != 0:
-		return nil, fmt.Errorf("the volume's size of %d bytes is no multiple of its own block of %d", info.Size, info.BlockSize)
-	case info.BlockSize > logical && info.Shared:
-		return nil, fmt.Errorf("the volume has blocks of %d bytes and others may write it, so a logical block of %d cannot be kept whole", info.BlockSize, logical)
-	}
-	maxTransfer := cfg.MaxTransfer
-	if maxTransfer == 0 {
-		maxTransfer = DefaultMaxTransfer
-	}
-	if maxTransfer < int64(physical) || maxTransfer > MostMaxTransfer {
-		return nil, fmt.Errorf("a transfer limit of %d bytes: want %d to %d", maxTransfer, physical, MostMaxTransfer)
-	}
-	queue := cfg.MaxQueued
-	if queue == 0 {
-		queue = DefaultMaxQueued
-	}
-	if queue < 0 {
-		return nil, fmt.Errorf("a queue of %d commands", queue)
-	}
-	if cfg.MaxWriteSame < 0 || cfg.MaxWriteSame > 0 && cfg.MaxWriteSame < int64(logical) {
-		return nil, fmt.Errorf("a WRITE SAME limit of %d bytes: want a block or more", cfg.MaxWriteSame)
-	}
-	id, err := newIdentity(&cfg, info.Identity)
+	sh, err := newShape(&cfg, &info, st != nil)
 	if err != nil {
 		return nil, err
 	}
-
-	lu := &LU{
-		id: id, device: deviceDisk, host: host, completer: host, store: st, info: info,
-		blockSize: uint32(logical), blockShift: uint8(bits.TrailingZeros(uint(logical))),
-		physShift: uint8(bits.TrailingZeros(uint(physical / logical))),
-		readOnly:  cfg.ReadOnly || info.ReadOnly, removable: cfg.Removable,
-		maxBlocks: uint32(maxTransfer / int64(logical)), maxFlight: max(info.MaxInFlight, 1), maxQueue: queue,
-		blocks: uint64(info.Size) / uint64(logical),
+	initial, err := sh.initialModes(&cfg)
+	if err != nil {
+		return nil, err
 	}
+	lu := &LU{shape: *sh, device: deviceDisk, host: host, completer: host, cfg: cfg, initial: initial, modes: initial, epoch: 1}
 	lu.behind.lu, lu.saving.lu = lu, lu
 	if !info.Shared {
 		lu.persistence = cfg.Persistence
-		if lu.pr, err = decodePersistent(cfg.Reservations, id.NAA); err != nil {
+		if lu.pr, err = decodePersistent(cfg.Reservations, lu.naa); err != nil {
 			return nil, fmt.Errorf("the saved persistent reservations: %w", err)
 		}
 	}
-	lu.kicker, _ = st.(backstore.Kicker)
-	if info.Has(backstore.CapCancel) {
-		lu.canceler, _ = st.(backstore.Canceler)
-	}
-	switch {
-	case info.Has(backstore.CapFUA):
-		lu.fua = nativeFUA
-	case info.Has(backstore.CapFlush):
-		lu.fua = flushedFUA
-	}
-	if info.BlockSize > logical {
-		lu.storeMask = int64(info.BlockSize) - 1
-	}
-	if info.MemAlign > 1 {
-		lu.memMask = uintptr(info.MemAlign) - 1
-	}
-	lu.maxBytes = math.MaxInt64
-	if info.MaxTransfer > 0 {
-		unit := max(int64(logical), int64(info.BlockSize))
-		if lu.maxBytes = info.MaxTransfer &^ (unit - 1); lu.maxBytes == 0 {
-			return nil, fmt.Errorf("the store takes %d bytes at once, less than a block of %d", info.MaxTransfer, unit)
-		}
-	}
-	if lu.functions = cfg.Functions; lu.functions == nil {
-		lu.functions = defaultFunctions
-	}
-	lu.provision(&cfg)
+	lu.cfg.Persistence, lu.cfg.Reservations = nil, nil
+	lu.setStore(st)
+	lu.unloaded = st == nil
+	lu.readyChanged()
 	lu.modesChanged()
 	return lu, nil
 }
 
-// floorPower returns the largest power of two that is not above n, or 0.
-func floorPower(n int) int {
-	if n <= 0 {
-		return 0
+// setStore makes st what commands go to from now on.
+func (lu *LU) setStore(st backstore.Store) {
+	lu.store, lu.kicker, lu.canceler = st, nil, nil
+	if st == nil {
+		return
 	}
-	return 1 << (bits.Len(uint(n)) - 1)
+	lu.kicker, _ = st.(backstore.Kicker)
+	if lu.info.Has(backstore.CapCancel) {
+		lu.canceler, _ = st.(backstore.Canceler)
+	}
 }

@@ -41,6 +41,7 @@ var answers = [...]answer{
 
 // failStore ends c with what its request's error means to an initiator.
 func (lu *LU) failStore(c *Command) {
+	lu.noteFailure(&c.req)
 	class, at := backstore.ClassInternal, int64(-1)
 	var e *backstore.Error
 	if errors.As(c.req.Err, &e) && int(e.Class) < len(answers) {
@@ -71,4 +72,11 @@ func (lu *LU) failStore(c *Command) {
 		}
 	}
 	c.fail(d)
+}
+
+// noteFailure remembers that r could not make something durable: the store is then failed until it is opened anew.
+func (lu *LU) noteFailure(r *backstore.Request) {
+	if r.Err != nil && backstore.ClassOf(r.Err) == backstore.ClassMedium && (r.Op == backstore.Flush || r.Op != backstore.Read && r.Flags&backstore.FUA != 0) {
+		lu.failed = true
+	}
 }

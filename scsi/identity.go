@@ -17,6 +17,12 @@ type identity struct {
 	TargetName                        string
 	TargetPortGroup                   uint16
 	RelativePort                      uint16 // 0: the portal group tag
+
+	volume string // what the volume's identity is
+	tgt    bool   // VPD pages 80h and 83h are tgt's: see tgtnames.go
+	tid    uint32
+	lun    uint16
+	scsiID string
 }
 
 // Widths of the INQUIRY fields (SPC-4 §6.6) and the bound on a serial number (tgt's own).
@@ -27,16 +33,22 @@ const (
 	mostSerial    = 36
 )
 
-// newIdentity fills cfg's defaults in and checks it. volume is the store's own name for itself.
-func newIdentity(cfg *DiskConfig, volume string) (identity, error) {
-	id := identity{Vendor: cfg.Vendor, Product: cfg.Product, Revision: cfg.Revision, Serial: cfg.Serial,
-		TargetName: cfg.TargetName, TargetPortGroup: cfg.TargetPortGroup, RelativePort: cfg.RelativePort}
-	unique := cfg.volume(volume)
-	if unique == "" {
-		return id, fmt.Errorf("the volume has no identity of its own and none was given")
+// newIdentity fills cfg's defaults in and checks it. volume is the store's own name for itself. naa is the volume's, whatever
+// is shown.
+func newIdentity(cfg *DiskConfig, volume string) (id identity, naa uint64, err error) {
+	id = identity{Vendor: cfg.Vendor, Product: cfg.Product, Revision: cfg.Revision, Serial: cfg.Serial,
+		TargetName: cfg.TargetName, TargetPortGroup: cfg.TargetPortGroup, RelativePort: cfg.RelativePort, volume: cfg.volume(volume)}
+	if id.volume == "" {
+		return id, 0, fmt.Errorf("the volume has no identity of its own and none was given")
 	}
-	sum := sha256.Sum256([]byte("lunar volume\x00" + unique))
-	id.NAA = naaLocal<<60 | binary.BigEndian.Uint64(sum[:])>>4
+	sum := sha256.Sum256([]byte("lunar volume\x00" + id.volume))
+	naa = naaLocal<<60 | binary.BigEndian.Uint64(sum[:])>>4
+	id.NAA = naa
+	if cfg.TgtNaming {
+		if err := id.nameAsTgt(cfg.TID, cfg.LUN, cfg.SCSIID); err != nil {
+			return id, 0, err
+		}
+	}
 	if id.Serial == "" {
 		id.Serial = hex.EncodeToString(sum[8:20])
 	}
@@ -44,12 +56,12 @@ func newIdentity(cfg *DiskConfig, volume string) (identity, error) {
 	for _, f := range []struct {
 		what, value string
 		most        int
-	}{{"vendor", id.Vendor, vendorWidth}, {"product", id.Product, productWidth}, {"revision", id.Revision, revisionWidth}, {"serial number", id.Serial, mostSerial}} {
+	}{{"vendor", id.Vendor, vendorWidth}, {"product", id.Product, productWidth}, {"revision", id.Revision, revisionWidth}, {"serial number", id.Serial, mostSerial}, {"SCSI ID", cfg.SCSIID, mostSerial}} {
 		if len(f.value) > f.most || !printable(f.value) {
-			return id, fmt.Errorf("%s %q: want at most %d printable ASCII characters", f.what, f.value, f.most)
+			return id, 0, fmt.Errorf("%s %q: want at most %d printable ASCII characters", f.what, f.value, f.most)
 		}
 	}
-	return id, nil
+	return id, naa, nil
 }
 
 // Volume returns what identifies the volume for ever, "" if nothing does: the identity that was given, or the store's own.
@@ -102,43 +114,4 @@ func appendPadded(b []byte, s string, n int) []byte {
 		b = append(b, ch)
 	}
 	return b
-}
-
-// ControllerConfig is what a controller shows of itself. The zero value of a field is its default.
-type ControllerConfig struct {
-	Vendor   string // cut to 8 characters; "LUNAR"
-	Product  string // cut to 16; "Controller"
-	Revision string // cut to 4; "0001"
-	Serial   string // cut to 36; made from the identity
-	// Identity names the controller for ever, say its target's name. Empty: it has no designator of its own.
-	Identity string
-
-	TargetName      string
-	TargetPortGroup uint16
-	RelativePort    uint16
-}
-
-// NewController returns what tgt has at LUN 0: a storage array controller (device type 0Ch) without a
-// medium, which answers INQUIRY, REPORT LUNS, REQUEST SENSE and TEST UNIT READY.
-func NewController(cfg ControllerConfig) *LU {
-	id := identity{Vendor: cfg.Vendor, Product: cfg.Product, Revision: cfg.Revision, Serial: cfg.Serial,
-		TargetName: cfg.TargetName, TargetPortGroup: cfg.TargetPortGroup, RelativePort: cfg.RelativePort}
-	id.defaults("Controller")
-	if cfg.Identity != "" {
-		sum := sha256.Sum256([]byte("lunar controller\x00" + cfg.Identity))
-		id.NAA = naaLocal<<60 | binary.BigEndian.Uint64(sum[:])>>4
-		if id.Serial == "" {
-			id.Serial = hex.EncodeToString(sum[8:20])
-		}
-	}
-	id.Serial = id.Serial[:min(len(id.Serial), mostSerial)]
-	return &LU{ops: controllerOps, id: id, device: deviceController}
-}
-
-// NewAbsent returns what answers for a LUN that is not there: INQUIRY with peripheral qualifier 011b and
-// device type 1Fh, REPORT LUNS, REQUEST SENSE; all else is LOGICAL UNIT NOT SUPPORTED.
-func NewAbsent() *LU {
-	lu := &LU{ops: absentOps, device: deviceAbsent}
-	lu.id.defaults("")
-	return lu
 }

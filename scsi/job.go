@@ -60,15 +60,15 @@ func (lu *LU) chunk() int64 { return min(max(jobChunk, lu.storeMask+1), lu.maxBy
 // prepareBlocks checks a range and whether the LU can take a command on it, and sets the range. limit is the most blocks
 // that the command may have; the length field is at byte lengthAt.
 func (lu *LU) prepareBlocks(c *Command, lba, blocks, limit uint64, lengthAt uint16) bool {
+	if lu.notReady(c) {
+		return false
+	}
 	if lba > lu.blocks || blocks > lu.blocks-lba {
 		c.fail(sense.Data{Key: sense.IllegalRequest, Code: sense.LBAOutOfRange, HasInfo: true, Info: max(lba, lu.blocks)})
 		return false
 	}
 	if blocks > limit {
 		return c.badField(lengthAt, -1)
-	}
-	if lu.notReady(c) {
-		return false
 	}
 	if len(lu.pending) >= lu.maxQueue {
 		lu.full(c)

@@ -27,6 +27,9 @@ const (
 
 func prepareLBAStatus(lu *LU, c *Command) bool {
 	lba := binary.BigEndian.Uint64(c.CDB[2:])
+	if lu.notReady(c) {
+		return false
+	}
 	if lba >= lu.blocks {
 		c.fail(sense.Data{Key: sense.IllegalRequest, Code: sense.LBAOutOfRange, HasInfo: true, Info: lba})
 		return false

@@ -10,43 +10,31 @@ import (
 // An LU is one logical unit: a disk on a store, the controller, or the answer for a LUN that is not there.
 // It belongs to one event loop: all its methods are called on that loop, or with its lock held.
 type LU struct {
-	ops    *opTable
-	id     identity
+	shape
 	device uint8 // peripheral qualifier and device type, byte 0 of INQUIRY data
 
 	// Set by NewDisk, then read-only.
-	host       Host
-	completer  backstore.Completer // host, converted once
-	store      backstore.Store
-	kicker     backstore.Kicker   // nil: the store wants none
-	canceler   backstore.Canceler // nil: the store has none
-	info       backstore.Info
-	blockSize  uint32
-	blockShift uint8
-	physShift  uint8 // log2 of logical blocks in a physical one
-	readOnly   bool
-	functions  []sam.TMF // that the host carries out
-	removable  bool
-	fua        fuaMode
-	maxBlocks  uint32 // of one READ or WRITE
-	maxBytes   int64  // of one store request, a multiple of the store's block
-	maxFlight  int    // store requests at once
-	maxQueue   int    // commands pending at once
-	storeMask  int64  // the store's block - 1 where that is more than the logical block, else 0
-	memMask    uintptr
-	unmap      bool   // UNMAP, and thin provisioning with it
-	unmapSame  bool   // WRITE SAME with UNMAP
-	zeroes     bool   // the store zeroes by itself
-	zeroStep   int64  // bytes of one request that zeroes or deallocates, a power of two
-	zeroBlock  []byte // of blockSize, read-only
-	maxSame    uint64 // blocks of one WRITE SAME
-	maxCompare uint32 // blocks of one COMPARE AND WRITE; 0: not offered
+	host      Host
+	completer backstore.Completer // host, converted once
 
+	cfg      DiskConfig // what the shape was made of, without the reservations
+	store    backstore.Store
+	kicker   backstore.Kicker   // nil: the store wants none
+	canceler backstore.Canceler // nil: the store has none
+
+	initial   modes // at start, and after a reset
 	modes     modes
 	protected bool // readOnly, or by SWP
 
-	blocks  uint64
-	offline string // why the LU was taken offline; empty: it was not
+	unready  bool   // commands that need the medium end NOT READY: one of the next two
+	offline  string // why the LU was taken offline for good; empty: it was not
+	unloaded bool   // there is no medium, or SetOnline took it away
+	failed   bool   // the store has refused to make something durable
+	prevents int    // nexuses that prevent medium removal
+
+	// epoch is one more each time when what Prepare saw may hold no longer: see refit. A command of before medium, the epoch of the last
+	// change of the store, is for a medium that is no more.
+	epoch, medium uint32
 
 	persistence Persistence // nil: APTPL is not offered; set by NewDisk
 	ports       []port      // target ports that lead here
@@ -161,23 +149,6 @@ func (lu *LU) Kick() {
 		lu.unkick = false
 		lu.kicker.Kick()
 	}
-}
-
-// SetOffline makes every command that needs the medium end NOT READY from now on, whoever has it; commands already at the store
-// end as they would. It is what a host does with an LU that it no longer trusts. The LU stays so.
-func (lu *LU) SetOffline(reason string) { lu.offline = reason }
-
-// Offline returns what SetOffline was told, or "".
-func (lu *LU) Offline() string { return lu.offline }
-
-// notReady ends c if the LU was taken offline. Manual intervention: initiators then report the failure, or fail over,
-// instead of trying again for minutes.
-func (lu *LU) notReady(c *Command) bool {
-	if lu.offline == "" {
-		return false
-	}
-	c.fail(sense.Data{Key: sense.NotReady, Code: sense.ManualInterventionRequired})
-	return true
 }
 
 // full ends c because the LU has no room for it (SAM-5 §5.3.1: BUSY for a nexus without a command

@@ -44,7 +44,8 @@ func executeStartStop(lu *LU, c *Command) Outcome {
 	return lu.flush(c, c.CDB[1]&startImmed != 0)
 }
 
-// PREVENT ALLOW MEDIUM REMOVAL: the medium of a disk here cannot be removed, so both are granted and nothing is kept.
+// PREVENT ALLOW MEDIUM REMOVAL: who administers the disk does not take the medium away from a nexus that prevents it, unless by force. It
+// ends with the nexus, and with a reset (SPC-4, PREVENT ALLOW MEDIUM REMOVAL).
 func preparePreventAllow(lu *LU, c *Command) bool {
 	if c.CDB[4]&0x02 != 0 {
 		return c.badField(4, 1) // the persistent kind is gone since SBC-3
@@ -52,7 +53,10 @@ func preparePreventAllow(lu *LU, c *Command) bool {
 	return !lu.notReady(c)
 }
 
-func executeGood(_ *LU, c *Command) Outcome {
+func executePreventAllow(lu *LU, c *Command) Outcome {
+	if n := c.Nexus; n != nil {
+		n.prevent(lu, c.CDB[4]&0x01 != 0)
+	}
 	c.Status = sam.Good
 	return Done
 }

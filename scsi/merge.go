@@ -161,14 +161,14 @@ func (j *mergeJob) ended(lu *LU, c *Command) bool {
 }
 
 // maxCompareLength returns MAXIMUM COMPARE AND WRITE LENGTH, in blocks; 0: the command is not offered.
-func (lu *LU) maxCompareLength() uint32 {
-	n := min(mostCompare, lu.maxBlocks/2)
-	if lu.info.Shared {
+func (sh *shape) maxCompareLength() uint32 {
+	n := min(mostCompare, sh.maxBlocks/2)
+	if sh.info.Shared {
 		// Only the store's own operation holds against other openers.
-		if !lu.info.Has(backstore.CapCompareAndWrite) {
+		if !sh.info.Has(backstore.CapCompareAndWrite) {
 			return 0
 		}
-		n = min(n, uint32(min(lu.info.MaxCompareAndWrite, lu.maxBytes, mostCompare<<lu.blockShift)>>lu.blockShift))
+		n = min(n, uint32(min(sh.info.MaxCompareAndWrite, sh.maxBytes, mostCompare<<sh.blockShift)>>sh.blockShift))
 	}
 	return n
 }

@@ -52,6 +52,9 @@ func executeModeSelect(lu *LU, c *Command) Outcome {
 		return Done
 	}
 	flush := want.writeThrough && !lu.modes.writeThrough
+	if flush && lu.notReady(c) {
+		return Done // what the cache holds could not be made durable
+	}
 	lu.modes = want
 	lu.modesChanged()
 	lu.Raise(sense.ModeParametersChanged, c.Nexus)
@@ -62,9 +65,6 @@ func executeModeSelect(lu *LU, c *Command) Outcome {
 	// under way, and then flushes them all.
 	c.wholeMedium(lu, readSpan)
 	c.plan = flushAfter
-	if lu.notReady(c) {
-		return Done
-	}
 	return lu.begin(c)
 }
 

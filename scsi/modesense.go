@@ -42,7 +42,7 @@ var modePages = [...]modePage{
 	{0x0a, controlPage, setControl},
 }
 
-// modes are the parameters that MODE SELECT changes, shared by all nexuses. The zero value is the default.
+// modes are the parameters that MODE SELECT changes, shared by all nexuses. The zero value is the default of a disk that is not configured otherwise.
 type modes struct {
 	writeThrough    bool // WCE is off though there is a cache: a write is durable when it ends
 	protect         bool // SWP
@@ -143,7 +143,8 @@ func cachingPage(lu *LU, b []byte, control byte) []byte {
 	n := len(b)
 	b = append(b, 0x08, 0x12)
 	b = append(b, make([]byte, 0x12)...)
-	if !lu.info.Has(backstore.CapFlush) || control == pageCurrent && lu.modes.writeThrough || control == pageChangeable && lu.readOnly {
+	if !lu.info.Has(backstore.CapFlush) || control == pageCurrent && lu.modes.writeThrough ||
+		control == pageDefault && lu.initial.writeThrough || control == pageChangeable && lu.readOnly {
 		return b
 	}
 	b[n+2] |= 0x04 // WCE
@@ -165,13 +166,17 @@ func controlPage(lu *LU, b []byte, control byte) []byte {
 	n := len(b)
 	b = append(b, 0x0a, 0x0a)
 	b = append(b, make([]byte, 0x0a)...)
-	if control == pageChangeable || control == pageCurrent && lu.modes.descriptorSense {
+	m := lu.modes
+	if control == pageDefault {
+		m = lu.initial
+	}
+	if control == pageChangeable || m.descriptorSense {
 		b[n+2] |= 0x04 // D_SENSE
 	}
-	if control == pageChangeable || control == pageCurrent && lu.modes.protect {
+	if control == pageChangeable || m.protect {
 		b[n+4] |= 0x08 // SWP
 	}
-	if control != pageCurrent || !lu.modes.silentAbort {
+	if control == pageChangeable || !m.silentAbort {
 		b[n+5] |= 0x40 // TAS
 	}
 	if control != pageChangeable {

@@ -74,7 +74,7 @@ var diskOps = &opTable{
 		cdb.StartStopUnit:      {"START STOP UNIT", 6, resvStart, false, prepareStartStop, executeStartStop},
 		cdb.ReceiveDiagnostic:  {"RECEIVE DIAGNOSTIC RESULTS", 6, resvRead, false, prepareReceiveDiagnostic, executeReceiveDiagnostic},
 		cdb.SendDiagnostic:     {"SEND DIAGNOSTIC", 6, resvWrite, false, prepareSendDiagnostic, executeSendDiagnostic},
-		cdb.PreventAllow:       {"PREVENT ALLOW MEDIUM REMOVAL", 6, resvPrevent, false, preparePreventAllow, executeGood},
+		cdb.PreventAllow:       {"PREVENT ALLOW MEDIUM REMOVAL", 6, resvPrevent, false, preparePreventAllow, executePreventAllow},
 		cdb.ReadCapacity10:     {"READ CAPACITY(10)", 10, resvAllowed, false, prepareReadCapacity10, executeReadCapacity10},
 		cdb.Read10:             {"READ(10)", 10, resvRead, false, prepareRead, executeTransfer},
 		cdb.Write10:            {"WRITE(10)", 10, resvWrite, false, prepareWrite, executeTransfer},

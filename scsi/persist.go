@@ -158,8 +158,8 @@ type saving struct {
 
 // commit carries out a change for c, at once or when it is durable.
 func (lu *LU) commit(c *Command, ch *prChange) Outcome {
-	state := ch.next.encode(lu.id.NAA)
-	if lu.persistence == nil || bytes.Equal(state, lu.pr.encode(lu.id.NAA)) {
+	state := ch.next.encode(lu.naa)
+	if lu.persistence == nil || bytes.Equal(state, lu.pr.encode(lu.naa)) {
 		lu.apply(c, ch)
 		c.Status = sam.Good
 		return Done

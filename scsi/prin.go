@@ -23,7 +23,7 @@ const (
 	prPTPLA = 0x01 // APTPL is active
 )
 
-func preparePrin(lu *LU, c *Command) bool { return !lu.notReady(c) }
+func preparePrin(lu *LU, c *Command) bool { return !lu.broken(c) }
 
 // prin starts an answer with the generation, and with room for the length of what follows.
 func (lu *LU) prin(c *Command) []byte {

@@ -43,7 +43,7 @@ const (
 func prepareProut(lu *LU, c *Command) bool {
 	n := binary.BigEndian.Uint32(c.CDB[5:])
 	switch {
-	case lu.notReady(c):
+	case lu.broken(c):
 		return false
 	case n < proutList:
 		return c.illegal(sense.ParameterListLengthError)
@@ -57,7 +57,7 @@ func prepareProut(lu *LU, c *Command) bool {
 }
 
 func executeProut(lu *LU, c *Command) Outcome {
-	if lu.notReady(c) {
+	if lu.broken(c) {
 		return Done
 	}
 	if !lu.saving.busy {

@@ -15,39 +15,40 @@ import (
 const DefaultMaxWriteSame = 16 << 20
 
 // provision sets what the LU offers.
-func (lu *LU) provision(cfg *DiskConfig) {
-	unit := max(int64(lu.blockSize), lu.storeMask+1)
-	lu.zeroStep = zeroStep
-	if lu.info.MaxDiscard > 0 {
-		lu.zeroStep = 1 << min(log2(lu.info.MaxDiscard), log2(zeroStep))
+func (sh *shape) provision(cfg *DiskConfig) {
+	noUnmap := cfg.NoUnmap || cfg.Thin != nil && !*cfg.Thin
+	unit := max(int64(sh.blockSize), sh.storeMask+1)
+	sh.zeroStep = zeroStep
+	if sh.info.MaxDiscard > 0 {
+		sh.zeroStep = 1 << min(log2(sh.info.MaxDiscard), log2(zeroStep))
 	}
-	able := lu.zeroStep >= unit
-	lu.zeroes = able && lu.info.Has(backstore.CapWriteZeroes)
-	lu.unmap = able && lu.info.Has(backstore.CapDiscard) && !cfg.NoUnmap
-	lu.unmapSame = lu.unmap && lu.info.DiscardZeroes && !cfg.NoWriteSame
-	lu.zeroBlock = make([]byte, lu.blockSize)
+	able := sh.zeroStep >= unit
+	sh.zeroes = able && sh.info.Has(backstore.CapWriteZeroes)
+	sh.unmap = able && sh.info.Has(backstore.CapDiscard) && !noUnmap
+	sh.unmapSame = sh.unmap && sh.info.DiscardZeroes && !cfg.NoWriteSame
+	sh.zeroBlock = make([]byte, sh.blockSize)
 
 	var without []byte
 	// A disk that may not be written refuses UNMAP as it does WRITE: WRITE PROTECTED says more than an unknown operation code.
-	if !lu.unmap && (!lu.readOnly || cfg.NoUnmap) {
+	if !sh.unmap && (!sh.readOnly || noUnmap) {
 		without = append(without, cdb.Unmap)
 	}
 	if cfg.NoWriteSame {
 		without = append(without, cdb.WriteSame10, cdb.WriteSame16)
-	} else if lu.maxSame = uint64(cfg.MaxWriteSame) >> lu.blockShift; cfg.MaxWriteSame == 0 {
-		lu.maxSame = DefaultMaxWriteSame >> lu.blockShift
+	} else if sh.maxSame = uint64(cfg.MaxWriteSame) >> sh.blockShift; cfg.MaxWriteSame == 0 {
+		sh.maxSame = DefaultMaxWriteSame >> sh.blockShift
 	}
 	if !cfg.NoCompareAndWrite {
-		lu.maxCompare = lu.maxCompareLength()
+		sh.maxCompare = sh.maxCompareLength()
 	}
-	if lu.maxCompare == 0 {
+	if sh.maxCompare == 0 {
 		without = append(without, cdb.CompareAndWrite)
 	}
-	if lu.info.Shared {
+	if sh.info.Shared {
 		without = append(without, reservationCodes...)
 		without = append(without, cdb.OrWrite16) // it reads, changes and writes, which does not hold against other openers
 	}
-	lu.ops = diskOps.without(without)
+	sh.ops = diskOps.without(without)
 }
 
 // without returns t without some operation codes.

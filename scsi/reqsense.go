@@ -11,8 +11,8 @@ func executeRequestSense(lu *LU, c *Command) Outcome {
 		d.Key, d.Code = sense.IllegalRequest, sense.LogicalUnitNotSupported
 	case n != nil && n.attentions != 0:
 		d.Key, d.Code = sense.UnitAttention, n.take()
-	case lu.offline != "":
-		d.Key, d.Code = sense.NotReady, sense.ManualInterventionRequired
+	case lu.unready:
+		d.Key, d.Code = sense.NotReady, lu.unreadyCode()
 	}
 	var b []byte
 	if c.CDB[1]&0x01 != 0 {

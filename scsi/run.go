@@ -127,6 +127,10 @@ func (lu *LU) begin(c *Command) Outcome {
 func (lu *LU) advance(c *Command) Outcome {
 	spent := int64(0)
 	for lu.nextRequest(c) {
+		if c.epoch != lu.epoch && !lu.within(c) {
+			c.bounce, c.job = nil, nil
+			return Done
+		}
 		switch lu.store.Submit(&c.req) {
 		case backstore.Done:
 			if c.step == jobStep && c.req.Err == nil {

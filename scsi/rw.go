@@ -88,6 +88,9 @@ func (lu *LU) prepareTransfer(c *Command) bool {
 			}
 		}
 	}
+	if lu.unready {
+		return !lu.notReady(c)
+	}
 	if lba > lu.blocks || uint64(blocks) > lu.blocks-lba {
 		d := sense.Data{Key: sense.IllegalRequest, Code: sense.LBAOutOfRange, HasInfo: true, Info: max(lba, lu.blocks)}
 		c.fail(d)
@@ -95,9 +98,6 @@ func (lu *LU) prepareTransfer(c *Command) bool {
 	}
 	if blocks > lu.maxBlocks {
 		return c.badField(lengthField(c.CDB[0]), -1) // above MAXIMUM TRANSFER LENGTH
-	}
-	if lu.offline != "" {
-		return !lu.notReady(c)
 	}
 	if len(lu.pending) >= lu.maxQueue {
 		lu.full(c)
@@ -139,7 +139,7 @@ func executeTransfer(lu *LU, c *Command) Outcome {
 		c.Status = sam.Good
 		return Done
 	}
-	if lu.offline != "" {
+	if lu.unready {
 		lu.notReady(c)
 		return Done
 	}

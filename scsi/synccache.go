@@ -15,11 +15,11 @@ const immed = 0x02 // byte 1
 
 func prepareSynchronizeCache(lu *LU, c *Command) bool {
 	lba, blocks := cdb.Range(c.CDB)
-	if lba > lu.blocks || uint64(blocks) > lu.blocks-lba {
-		c.fail(sense.Data{Key: sense.IllegalRequest, Code: sense.LBAOutOfRange, HasInfo: true, Info: max(lba, lu.blocks)})
+	if lu.notReady(c) {
 		return false
 	}
-	if lu.notReady(c) {
+	if lba > lu.blocks || uint64(blocks) > lu.blocks-lba {
+		c.fail(sense.Data{Key: sense.IllegalRequest, Code: sense.LBAOutOfRange, HasInfo: true, Info: max(lba, lu.blocks)})
 		return false
 	}
 	c.span = span{first: lba, last: lba + uint64(blocks) - 1, kind: flushSpan}
@@ -71,9 +71,11 @@ func (lu *LU) flushBehind() {
 		return
 	}
 	b.busy = false
+	lu.noteFailure(&b.req)
 }
 
 func (lu *LU) flushedBehind() {
+	lu.noteFailure(&lu.behind.req)
 	lu.behind.busy = false
 	lu.flight--
 	lu.drain()

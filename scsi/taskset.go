@@ -204,9 +204,12 @@ func (lu *LU) admit() bool {
 	return found
 }
 
-// recheck looks again at what Prepare has seen of the mode parameters, which may have changed while c waited: a write that is
+// recheck looks again at what Prepare has seen: of the disk (refit), and of the mode parameters, which may have changed while c waited: a write that is
 // carried out after the volatile cache was turned off is durable when it ends, and none is after the medium was write-protected.
 func (lu *LU) recheck(c *Command) bool {
+	if c.epoch != lu.epoch {
+		return lu.refit(c)
+	}
 	if c.span.kind != writeSpan {
 		return true
 	}

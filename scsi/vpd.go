@@ -3,7 +3,6 @@ package scsi
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 
 	"github.com/lunar-iscsi/lunar/backstore"
 )
@@ -57,6 +56,9 @@ func (lu *LU) vpd(code byte) vpdPage {
 func vpdSupported(lu *LU, _ *Command, b []byte) []byte { return append(b, lu.vpdList()...) }
 
 func vpdSerial(lu *LU, _ *Command, b []byte) []byte {
+	if lu.id.tgt {
+		return lu.id.appendTgtSerial(b)
+	}
 	return appendPadded(b, lu.id.Serial, len(lu.id.Serial))
 }
 
@@ -102,6 +104,9 @@ func scsiName(s string) []byte {
 // Page 83h: which unit, which port, which target. The first two are the unit's, whatever the path.
 func vpdIdentification(lu *LU, c *Command, b []byte) []byte {
 	id := &lu.id
+	if id.tgt {
+		return id.appendTgtDesignators(b)
+	}
 	if id.Serial != "" {
 		b = designator(b, codeASCII, ofUnit, typeT10, append(appendPadded(nil, id.Vendor, vendorWidth), id.Serial...))
 	}
@@ -143,17 +148,9 @@ func vpdExtended(lu *LU, _ *Command, b []byte) []byte {
 // Page B0h, block limits: 3Ch bytes of contents. What belongs to commands that are not offered is 0.
 func vpdLimits(lu *LU, _ *Command, b []byte) []byte {
 	b = append(b, make([]byte, 0x3c)...)
-	if lu.info.OptimalIO > 0 {
-		blocks := lu.info.OptimalIO >> lu.blockShift
-		// Linux complains of one that is no multiple of the physical block.
-		if blocks > 0 && blocks <= int(lu.maxBlocks) && blocks&(1<<lu.physShift-1) == 0 {
-			binary.BigEndian.PutUint32(b[12:], uint32(blocks)) // OPTIMAL TRANSFER LENGTH
-		}
-	}
-	if granularity := 1 << lu.physShift; granularity <= math.MaxUint16 {
-		binary.BigEndian.PutUint16(b[6:], uint16(granularity)) // OPTIMAL TRANSFER LENGTH GRANULARITY
-	}
+	binary.BigEndian.PutUint16(b[6:], lu.granularity)
 	binary.BigEndian.PutUint32(b[8:], lu.maxBlocks) // MAXIMUM TRANSFER LENGTH
+	binary.BigEndian.PutUint32(b[12:], lu.optimal)
 	lu.limits(b)
 	return b
 }
@@ -161,8 +158,6 @@ func vpdLimits(lu *LU, _ *Command, b []byte) []byte {
 // Page B1h, block device characteristics.
 func vpdCharacteristics(lu *LU, _ *Command, b []byte) []byte {
 	b = append(b, make([]byte, 0x3c)...)
-	if !lu.info.Rotational {
-		b[5] = 1 // MEDIUM ROTATION RATE: non-rotating; 0 is "not reported"
-	}
+	binary.BigEndian.PutUint16(b[4:], lu.rotation) // 1: does not rotate; 0: not reported
 	return b
 }

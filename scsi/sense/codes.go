@@ -38,6 +38,7 @@ const (
 	WriteProtected               Code = 0x2700
 	SoftwareWriteProtected       Code = 0x2702
 	SpaceAllocationFailed        Code = 0x2707
+	MediumMayHaveChanged         Code = 0x2800
 	PowerOnOrReset               Code = 0x2900
 	PowerOn                      Code = 0x2901
 	BusReset                     Code = 0x2902
@@ -88,6 +89,7 @@ var codeNames = map[Code]string{
 	WriteProtected:               "WRITE PROTECTED",
 	SoftwareWriteProtected:       "LOGICAL UNIT SOFTWARE WRITE PROTECTED",
 	SpaceAllocationFailed:        "SPACE ALLOCATION FAILED WRITE PROTECT",
+	MediumMayHaveChanged:         "NOT READY TO READY CHANGE, MEDIUM MAY HAVE CHANGED",
 	PowerOnOrReset:               "POWER ON, RESET, OR BUS DEVICE RESET OCCURRED",
 	PowerOn:                      "POWER ON OCCURRED",
 	BusReset:                     "SCSI BUS RESET OCCURRED",

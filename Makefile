@@ -22,6 +22,11 @@ e2e: DEPSETS += qemu postgres
 
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
+# What the Go code of admin/api is made with.
+export BUF                = github.com/bufbuild/buf/cmd/buf@v1.75.0
+export PROTOC_GEN_GO      = google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+export PROTOC_GEN_GO_GRPC = google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
@@ -66,11 +71,13 @@ bench: build ## lunar beside its peers; the table goes to docs/bench/
 bench-scale: build ## 1,000 targets and 10,000 sessions in one process
 	go run ./test/scale
 
-lint: check-go ## golangci-lint with .golangci.yml, built from its module on first use
+lint: check-go ## golangci-lint with .golangci.yml, and buf over admin/api, built from their modules on first use
 	go run $(GOLANGCI) run ./...
+	scripts/generate-api -lint
 
-generate: check-go ## what is generated: the table of RFC 7143's requirements, docs/rfc7143.md
+generate: check-go ## what is generated: docs/rfc7143.md, and the Go code of admin/api where its .proto files have changed
 	go run ./tools/rfcwalk -w
+	scripts/generate-api
 
 install: build ## install the commands below DESTDIR and PREFIX (/usr/local)
 	install -d '$(DESTDIR)$(PREFIX)/bin'

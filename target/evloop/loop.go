@@ -122,6 +122,7 @@ type Loop struct {
 	polled  bool  // epoll was asked in this turn
 	misses  uint8 // polls in a row that found nothing
 	serving bool  // the parking thread runs this turn
+	asleep  bool  // stats.Busy has all there was; else since awakeAt is to be added
 	stats   LoopStats
 
 	// Owned by whoever runs the loop, lock or not: its goroutine, or while that is parked whoever took
@@ -156,7 +157,7 @@ func (g *Group) NewLoop(cfg Config, h Handler) (*Loop, error) {
 	l := &Loop{
 		g: g, h: h, cfg: cfg, epfd: epfd, wakefd: wakefd, free: -1,
 		unpark: make(chan struct{}, 1), stopped: make(chan struct{}),
-		events: make([]unix.EpollEvent, pollBatch),
+		events: make([]unix.EpollEvent, pollBatch), awakeAt: g.Clock(),
 	}
 	if err := g.adopt(l); err != nil {
 		unix.Close(wakefd)

@@ -48,11 +48,12 @@ func (l *Loop) sleep() (n int) {
 		return 0
 	}
 	l.stats.Busy += time.Duration(now - l.awakeAt)
+	l.asleep = true
 	if l.cfg.Spin > 0 && l.warm {
 		n = l.spin(now)
 		now = l.g.Clock()
 		if n > 0 || l.pending.Load() != 0 || l.sleepUntil <= now {
-			l.awakeAt = now
+			l.awakeAt, l.asleep = now, false
 			return n
 		}
 	}
@@ -74,7 +75,7 @@ func (l *Loop) sleep() (n int) {
 		l.warm = l.g.Clock()-l.parkedAt < int64(l.cfg.BlockFor)
 		l.mu.Lock()
 	}
-	l.awakeAt = l.g.Clock()
+	l.awakeAt, l.asleep = l.g.Clock(), false
 	l.lastWait = l.awakeAt
 	return n
 }

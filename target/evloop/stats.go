@@ -25,7 +25,18 @@ func (l *Loop) Stats() LoopStats {
 	l.Lock()
 	defer l.Unlock()
 	s := l.stats
+	s.Busy = l.Busy()
 	s.Signals = l.signals.Load()
 	s.Descriptors, s.Timers = l.descriptors, len(l.timers)
 	return s
+}
+
+// Busy is how long the loop has been awake until now, a sleep that has not begun yet included: a loop under full load may not
+// sleep for minutes. With the lock held.
+func (l *Loop) Busy() time.Duration {
+	b := l.stats.Busy
+	if !l.asleep {
+		b += time.Duration(l.g.Clock() - l.awakeAt)
+	}
+	return b
 }

@@ -69,8 +69,11 @@ type Redirect struct {
 // DefaultPort is iSCSI's TCP port (RFC 7143 §13.8).
 const DefaultPort = 3260
 
-// MaxWindow is the largest TargetConfig.Window.
-const MaxWindow = 65535
+// Bounds of a TargetConfig.
+const (
+	MaxWindow   = 65535
+	MaxMaskLUNs = 1 << 18 // of all its masks together
+)
 
 // A conf is a TargetConfig that was checked and is ready for use. It is read-only: logins and discovery read it without a lock.
 type conf struct {
@@ -163,7 +166,11 @@ func (c *conf) setMasks() error {
 	}
 	patterns := make([]string, len(c.Masks))
 	c.views = make([]map[uint16]uint16, len(c.Masks))
+	left := MaxMaskLUNs
 	for i, m := range c.Masks {
+		if left -= len(m.LUNs); left < 0 {
+			return fmt.Errorf("the LUN masks have more than %d LUNs", MaxMaskLUNs)
+		}
 		if patterns[i] = m.Initiator; m.Initiator == "" {
 			return fmt.Errorf("LUN mask %d names no initiator", i+1)
 		}
@@ -232,14 +239,7 @@ func (c *TargetConfig) clone() TargetConfig {
 		n.Access = &Access{Rules: slices.Clone(c.Access.Rules), ExactNames: c.Access.ExactNames}
 	}
 	if c.Auth != nil {
-		a := login.Auth{Incoming: slices.Clone(c.Auth.Incoming)}
-		for i := range a.Incoming {
-			a.Incoming[i].Secret = slices.Clone(a.Incoming[i].Secret)
-		}
-		if o := c.Auth.Outgoing; o != nil {
-			a.Outgoing = &login.Account{Name: o.Name, Secret: slices.Clone(o.Secret)}
-		}
-		n.Auth = &a
+		n.Auth = cloneAuth(c.Auth)
 	}
 	if c.Params != nil {
 		p := *c.Params
@@ -250,6 +250,17 @@ func (c *TargetConfig) clone() TargetConfig {
 		n.Masks[i].LUNs = slices.Clone(n.Masks[i].LUNs)
 	}
 	return n
+}
+
+func cloneAuth(a *login.Auth) *login.Auth {
+	n := login.Auth{Incoming: slices.Clone(a.Incoming)}
+	for i := range n.Incoming {
+		n.Incoming[i].Secret = slices.Clone(n.Incoming[i].Secret)
+	}
+	if o := a.Outgoing; o != nil {
+		n.Outgoing = &login.Account{Name: o.Name, Secret: slices.Clone(o.Secret)}
+	}
+	return &n
 }
 
 // Config returns the target's configuration as it was given. The caller may change it.
@@ -271,6 +282,7 @@ func (t *Target) Configure(cfg TargetConfig) error {
 		return fmt.Errorf("target %s: its loop and the kind of its name stay as they were made", t.name)
 	}
 	l := t.l
+	same := reflect.DeepEqual(next.Access, old.Access) && reflect.DeepEqual(next.Masks, old.Masks)
 	l.ev.Lock()
 	defer l.ev.Unlock()
 	if l.closed || !t.ready.Load() {
@@ -282,7 +294,7 @@ func (t *Target) Configure(cfg TargetConfig) error {
 	if next.NoController != old.NoController {
 		t.controllerLocked(!next.NoController)
 	}
-	if !reflect.DeepEqual(next.Access, old.Access) || !reflect.DeepEqual(next.Masks, old.Masks) {
+	if !same {
 		for _, s := range t.sessions {
 			s.reconfigure(next)
 		}

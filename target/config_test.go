@@ -250,6 +250,7 @@ func TestConfigureAllOrNothing(t *testing.T) {
 		"at most 446":                  func(c *TargetConfig) { c.Access.Rules[0].Initiator = strings.Repeat("x", 447) },
 		"not UTF-8":                    func(c *TargetConfig) { c.Access.Rules[0].Initiator = "\xff" },
 		"at most 16384":                func(c *TargetConfig) { c.Access.Rules = make([]Rule, MaxRules+1) },
+		"have more than 262144":        func(c *TargetConfig) { c.Masks[0].LUNs = make([]MaskLUN, MaxMaskLUNs+1) },
 		"16385 LUN masks":              func(c *TargetConfig) { c.Masks = make([]Mask, MaxRules+1) },
 		"mask 1 names no":              func(c *TargetConfig) { c.Masks[0].Initiator = "" },
 		"go up to 16383":               func(c *TargetConfig) { c.Masks[0].LUNs[0].LUN = 16384 },

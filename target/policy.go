@@ -77,6 +77,5 @@ func (p *policy) again(t *Target, res *login.Result) (*conf, rights, pdu.LoginSt
 
 // SetDiscovery says how initiators authenticate for discovery from now on: by CHAP as soon as there is an account that comes in.
 func (s *Server) SetDiscovery(a login.Auth) {
-	c := TargetConfig{Auth: &a}
-	s.discovery.Store(c.clone().Auth)
+	s.discovery.Store(cloneAuth(&a))
 }

@@ -55,6 +55,8 @@ type NexusLU struct {
 	RelativePort uint16
 	// Without are task management functions of the LU's that the transport does not carry for this nexus; the host sets it after Attach.
 	Without []sam.TMF
+	// ReadOnly refuses what would change the medium, or what others may do with it, to this nexus alone; the host sets it.
+	ReadOnly bool
 
 	attentions uint32 // pending conditions, bits in the order of attentions
 	denied     uint32 // what reservations keep this nexus from, bits by resvClass
@@ -73,7 +75,7 @@ type NexusLU struct {
 func (lu *LU) Attach(n sam.Nexus) *NexusLU {
 	nl := &NexusLU{Nexus: n, RelativePort: lu.id.relativePort(n.PortGroup), at: len(lu.nexuses)}
 	lu.nexuses = append(lu.nexuses, nl)
-	lu.addPort(n.Target, n.PortGroup, nl.RelativePort)
+	lu.usePort(n.Target, n.PortGroup, nl.RelativePort)
 	nl.denied = lu.deniedTo(nl, lu.pr.find(n) >= 0)
 	nl.raise(sense.PowerOnOrReset)
 	return nl
@@ -92,6 +94,7 @@ func (lu *LU) Detach(n *NexusLU) {
 	lu.nexuses[last] = nil
 	lu.nexuses = lu.nexuses[:last]
 	n.at = -1
+	lu.dropPorts()
 }
 
 // raise establishes a condition. One that is pending already is not doubled; a reset takes the place of

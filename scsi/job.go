@@ -100,16 +100,6 @@ func (lu *LU) prepareDPO(c *Command) bool {
 	return true
 }
 
-// writeProtected ends a command that would change the medium.
-func (lu *LU) writeProtected(c *Command) bool {
-	code := sense.SoftwareWriteProtected
-	if lu.readOnly {
-		code = sense.WriteProtected
-	}
-	c.fail(sense.Data{Key: sense.DataProtect, Code: code})
-	return false
-}
-
 // durable makes what c's job writes durable before c ends, if the volatile cache is off.
 func (lu *LU) durable(c *Command) {
 	if !lu.modes.writeThrough {

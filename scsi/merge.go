@@ -33,7 +33,7 @@ func prepareCompareAndWrite(lu *LU, c *Command) bool {
 	if !lu.prepareTransfer(c) {
 		return false
 	}
-	if lu.protected {
+	if lu.protects(c) {
 		return lu.writeProtected(c)
 	}
 	if c.blocks > lu.maxCompare {

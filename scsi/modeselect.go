@@ -26,6 +26,8 @@ func prepareModeSelect(lu *LU, c *Command) bool {
 		length, lengthAt = uint32(binary.BigEndian.Uint16(c.CDB[7:])), 7
 	}
 	switch {
+	case c.restricted():
+		return lu.writeProtected(c)
 	case c.CDB[1]&selectSP != 0:
 		return c.badField(1, 0) // nothing can be saved
 	case c.CDB[1]&selectRTD != 0:

@@ -94,7 +94,7 @@ func executeModeSense(lu *LU, c *Command) Outcome {
 	six := c.CDB[0] == cdb.ModeSense6
 	page, control := c.CDB[2]&0x3f, c.CDB[2]>>6
 	device := byte(0)
-	if lu.protected {
+	if lu.protects(c) {
 		device |= 0x80 // WP
 	}
 	if lu.fua != noFUA {

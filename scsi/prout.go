@@ -43,6 +43,8 @@ const (
 func prepareProut(lu *LU, c *Command) bool {
 	n := binary.BigEndian.Uint32(c.CDB[5:])
 	switch {
+	case c.restricted():
+		return lu.writeProtected(c)
 	case lu.broken(c):
 		return false
 	case n < proutList:

@@ -100,8 +100,8 @@ func TestTransportID(t *testing.T) {
 // TestAllTargetPorts: with ALL_TG_PT a registration is made, changed and removed at every target port.
 func TestAllTargetPorts(t *testing.T) {
 	r := newPRRig(t, DiskConfig{})
-	r.lu.AddPort(prTarget, 1)
-	r.lu.AddPort("iqn.2024-01.example:other", 1)
+	r.lu.SetPorts(prTarget, []uint16{1})
+	r.lu.SetPorts("iqn.2024-01.example:other", []uint16{1})
 	n := prNexus('a')
 	n.Target = "iqn.2024-01.example:other"
 	other := r.lu.Attach(n)

@@ -11,28 +11,6 @@ import (
 // The service actions of PERSISTENT RESERVE OUT that register: REGISTER, REGISTER AND IGNORE EXISTING KEY (SPC-4 §5.13.7),
 // REGISTER AND MOVE (§5.13.8).
 
-// A port is a target port through which the LU can be reached.
-type port struct {
-	target   string
-	group    uint16
-	relative uint16
-}
-
-// AddPort says that the LU can be reached through a target port: that of an iSCSI target (its normalised name) with a portal group
-// tag. What is registered for all target ports is so for those known then. A port that is known already is not doubled.
-func (lu *LU) AddPort(target string, group uint16) {
-	lu.addPort(target, group, lu.id.relativePort(group))
-}
-
-func (lu *LU) addPort(target string, group, relative uint16) {
-	for i := range lu.ports {
-		if p := &lu.ports[i]; p.target == target && p.group == group {
-			return
-		}
-	}
-	lu.ports = append(lu.ports, port{target, group, relative})
-}
-
 // through returns n by way of another target port.
 func through(n sam.Nexus, p port) sam.Nexus {
 	n.Target, n.PortGroup = p.target, p.group
@@ -65,7 +43,7 @@ func (lu *LU) planRegister(c *Command, ch *prChange) bool {
 		if k != 0 && n == ch.by {
 			continue
 		}
-		ports := []port{{n.Target, n.PortGroup, c.Nexus.RelativePort}}
+		ports := []port{{target: n.Target, group: n.PortGroup, relative: c.Nexus.RelativePort}}
 		if flags&proutAllPorts != 0 {
 			ports = lu.ports
 		}

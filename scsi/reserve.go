@@ -103,8 +103,10 @@ const (
 	reserveThirdParty = 0x10
 )
 
-func prepareReserve(_ *LU, c *Command) bool {
+func prepareReserve(lu *LU, c *Command) bool {
 	switch b := c.CDB[1]; {
+	case c.restricted() && (c.CDB[0] == cdb.Reserve6 || c.CDB[0] == cdb.Reserve10):
+		return lu.writeProtected(c)
 	case b&reserveThirdParty != 0:
 		return c.badField(1, 4)
 	case b&reserveLongID != 0 && (c.CDB[0] == cdb.Reserve10 || c.CDB[0] == cdb.Release10):

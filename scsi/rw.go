@@ -36,7 +36,7 @@ func prepareWrite(lu *LU, c *Command) bool {
 	if !lu.prepareTransfer(c) {
 		return false
 	}
-	if lu.protected {
+	if lu.protects(c) {
 		return lu.writeProtected(c)
 	}
 	c.Length = c.blocks << lu.blockShift

@@ -213,7 +213,7 @@ func (lu *LU) recheck(c *Command) bool {
 	if c.span.kind != writeSpan {
 		return true
 	}
-	if lu.protected {
+	if lu.protects(c) {
 		return lu.writeProtected(c)
 	}
 	lu.durable(c)

@@ -26,7 +26,7 @@ func prepareWriteSame(lu *LU, c *Command) bool {
 		return c.badField(1, 7)
 	case b1&sameAnchor != 0:
 		return c.badField(1, 4) // ANC_SUP is 0: a store does not say what it keeps for an anchored block
-	case b1&sameUnmap != 0 && !lu.unmapSame && !lu.protected: // where it is protected, that says more
+	case b1&sameUnmap != 0 && !lu.unmapSame && !lu.protects(c): // where it is protected, that says more
 		return c.badField(1, 3)
 	case b1&0x06 != 0:
 		return c.badField(1, 2) // LBDATA, PBDATA: gone since SBC-3
@@ -40,7 +40,7 @@ func prepareWriteSame(lu *LU, c *Command) bool {
 	if !lu.prepareBlocks(c, lba, blocks, lu.maxSame, lengthField(c.CDB[0])) {
 		return false
 	}
-	if lu.protected {
+	if lu.protects(c) {
 		return lu.writeProtected(c)
 	}
 	if b1&sameNDOB == 0 {
@@ -107,7 +107,7 @@ func prepareUnmap(lu *LU, c *Command) bool {
 		return c.badField(1, 0) // ANCHOR: ANC_SUP is 0
 	case lu.notReady(c):
 		return false
-	case lu.protected:
+	case lu.protects(c):
 		return lu.writeProtected(c)
 	}
 	if !lu.prepareList(c, uint32(length), mostUnmapList, 7) {

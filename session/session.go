@@ -166,6 +166,8 @@ type Session struct {
 	Type     login.SessionType
 	Params   login.Params
 	Counters Counters
+	// NoReset refuses the functions that end the tasks of other initiators; the caller sets it.
+	NoReset bool
 
 	lim   Limits
 	pool  *Pool

@@ -47,6 +47,9 @@ func (s *Session) taskMgmt(c *Conn, now int64, h *pdu.TaskMgmtReq, acts []Action
 	if slices.Contains(s.Without(), m.Function) {
 		return s.answer(m, pdu.FunctionNotSupported, acts)
 	}
+	if s.NoReset && slices.Contains(endsOthers, m.Function) {
+		return s.answer(m, pdu.AuthorizationFailed, acts) // RFC 7143 §11.5.1
+	}
 	switch m.Function {
 	case sam.AbortTask:
 		return s.abortTask(m, now, h, acts)
@@ -68,6 +71,9 @@ func (s *Session) taskMgmt(c *Conn, now int64, h *pdu.TaskMgmtReq, acts []Action
 		return s.answer(m, pdu.FunctionNotSupported, acts)
 	}
 }
+
+// endsOthers are the functions that end tasks of other initiators, too.
+var endsOthers = []sam.TMF{sam.ClearTaskSet, sam.LogicalUnitReset, sam.TargetWarmReset, sam.TargetColdReset}
 
 // level2 are the functions that RFC 7144 has added.
 var level2 = []sam.TMF{sam.QueryTask, sam.QueryTaskSet, sam.ITNexusReset, sam.QueryAsyncEvent}

@@ -19,8 +19,10 @@ func (l *loop) function(kind session.ActionKind, sc *session.Conn, m *session.TM
 		if m.Function == sam.TargetColdReset {
 			code = sense.PowerOn // RFC 7143 §11.5.1; reservations survive it, as they do every reset
 		}
-		for i := range se.t.luns {
-			acts = l.resetUnit(se, se.t.luns[i].unit.lu, m, code, acts)
+		for _, e := range se.t.luns {
+			if m.Function == sam.TargetColdReset || se.shows(e.unit) {
+				acts = l.resetUnit(se, e.unit.lu, m, code, acts)
+			}
 		}
 		return se.s.TMFDone(m, true, acts)
 	case session.ResetNexus:

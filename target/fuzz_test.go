@@ -79,7 +79,7 @@ func (x *fuzzWire) serve(settings byte) {
 	p.InitialR2T, p.ImmediateData = settings&8 != 0, settings&16 == 0
 	p.MaxRecvDataSegmentLength, p.MaxXmitDataSegmentLength = 64<<10, []uint32{512, 64 << 10}[settings>>5&1]
 	p.FirstBurstLength = []uint32{4096, 64 << 10}[settings>>6&1]
-	g := &greeter{s: x.s, statSN: 1}
+	g := &greeter{s: x.s, statSN: 1, policy: policy{s: x.s, conf: x.tg.conf.Load()}}
 	res := login.Result{InitiatorName: "iqn.2026-11.io.lunar:fuzz", TargetName: testTarget, Type: login.Normal, Params: p, CmdSN: 1}
 	resp := &login.Response{Final: true}
 	(*pdu.LoginResp)(&resp.Header).Init(0, res.ISID, 0, pdu.LoginSuccess, true, false, pdu.OperationalStage, pdu.FullFeaturePhase, 0)

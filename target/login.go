@@ -34,6 +34,7 @@ type greeter struct {
 	r      *bufio.Reader
 	from   netip.AddrPort
 	way    way
+	policy policy
 	statSN pdu.SN
 	status pdu.LoginStatus // of the last Login Response
 	acts   []session.Action
@@ -42,7 +43,7 @@ type greeter struct {
 }
 
 func (s *Server) greeter(nc net.Conn, p *portal, from netip.AddrPort) *greeter {
-	return &greeter{s: s, nc: nc, from: from, way: way{p, addrPort(nc.LocalAddr())}, r: bufio.NewReaderSize(nc, maxHandover)}
+	return &greeter{s: s, nc: nc, from: from, way: way{p, addrPort(nc.LocalAddr()), from.Addr()}, r: bufio.NewReaderSize(nc, maxHandover)}
 }
 
 // serveLogin owns nc and closes it, unless a loop has taken its descriptor over.
@@ -66,7 +67,8 @@ func (s *Server) survive(from netip.AddrPort) {
 
 func (g *greeter) run() error {
 	g.nc.SetDeadline(time.Now().Add(g.s.cfg.LoginTimeout))
-	n := login.NewNegotiator(&g.s.cfg.Login, policy{g.s, g.way.portal.group}, rand.Reader, g.way.portal.group)
+	g.policy = policy{s: g.s, way: g.way}
+	n := login.NewNegotiator(&g.s.cfg.Login, &g.policy, rand.Reader, g.way.portal.group)
 	first := true
 	for {
 		h, data, err := g.read(n.MaxDataSegment())
@@ -264,6 +266,10 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 	case l.draining:
 		return pdu.ServiceUnavailable, errors.New("the server is shutting down")
 	}
+	conf, rights, status, err := g.policy.again(t, &res)
+	if err != nil {
+		return status, err
+	}
 	nexus := sam.Nexus{Initiator: res.InitiatorName, ISID: res.ISID, Target: t.name, PortGroup: res.PortalGroup}
 	se := t.byNexus[nexus]
 	switch {
@@ -283,6 +289,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 			return pdu.SessionDoesNotExist, errors.New("the session ended meanwhile")
 		}
 		se.s.Reconnect(&res.Params)
+		se.setRights(rights) // it may come from elsewhere now
 	default:
 		var flaps flapGuard
 		if se != nil {
@@ -294,8 +301,9 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 		if n := l.s.sessions.Load(); n >= int64(l.s.cfg.MaxSessions) {
 			return pdu.OutOfResources, fmt.Errorf("%d sessions, the limit", n)
 		}
-		se = l.newSession(t, nexus, res)
+		se = l.newSession(t, nexus, res, conf)
 		se.flaps = flaps
+		se.configure(conf, rights)
 	}
 	se.from = g.from
 	c := &conn{l: l, se: se, fd: fd, name: res.InitiatorName + "@" + g.from.String(), way: g.way}
@@ -336,13 +344,13 @@ func (s *sess) conn(cid uint16) *conn {
 }
 
 // newSession makes a session with a handle of its own.
-func (l *loop) newSession(t *Target, nexus sam.Nexus, res login.Result) *sess {
+func (l *loop) newSession(t *Target, nexus sam.Nexus, res login.Result, c *conf) *sess {
 	var tsih uint16
 	for tsih == 0 || t.sessions[tsih] != nil {
 		tsih = uint16(l.s.tsih.Add(1))
 	}
-	se := &sess{t: t, user: res.AuthUser, luns: map[sam.LUN]*lunNexus{},
-		s: session.New(nexus, tsih, login.Normal, res.Params, res.CmdSN, l.s.cfg.Limit, &l.tasks)}
+	se := &sess{t: t, user: res.AuthUser, sent: res.InitiatorSent, luns: map[sam.LUN]*lunNexus{},
+		s: session.New(nexus, tsih, login.Normal, res.Params, res.CmdSN, c.limits, &l.tasks)}
 	se.timer.F = se.tick
 	t.sessions[tsih] = se
 	t.byNexus[nexus] = se
@@ -390,7 +398,7 @@ func (g *greeter) discovery(res login.Result, resp *login.Response) error {
 			a := &acts[i]
 			switch a.Kind {
 			case session.SendTargets:
-				if keys, ok := g.s.table.Load().sendTargets(a.Name, "", g.way); ok {
+				if keys, ok := g.s.table.Load().sendTargets(a.Name, "", login.Initiator{Name: res.InitiatorName, Sent: res.InitiatorSent}, g.way); ok {
 					acts = s.TextReply(keys, acts)
 				} else {
 					acts = s.TextRefuse(acts)

@@ -87,10 +87,13 @@ func (l *loop) begin(t *session.Task, imm []byte, acts []session.Action) []sessi
 	r.ln = c.se.lookup(t.LUN)
 	cmd := &r.cmd
 	cmd.Nexus, cmd.CDB, cmd.Attr, cmd.OutLen = r.ln.nexus, t.CDB[:], t.Attr, t.OutLen()
-	cmd.Inventory, cmd.Owner = c.se.t, r
+	cmd.Inventory, cmd.Owner = c.se, r
 	cmd.Buf, cmd.NoWait = nil, false
 	dropped := l.overBudget
 	l.overBudget = false // a command that follows in the same list has its own data
+	if c.se.t.offline {
+		return l.busy(r, acts)
+	}
 	lu := r.ln.lu
 	l.inLU, l.inRec = lu, r
 	ok := lu.Prepare(cmd)
@@ -403,7 +406,7 @@ func (c *conn) close(why string) {
 // sendTargets answers SendTargets in a normal session.
 func (l *loop) sendTargets(sc *session.Conn, what string, acts []session.Action) []session.Action {
 	c := sc.Ref.(*conn)
-	keys, ok := l.s.table.Load().sendTargets(what, c.se.t.name, c.way)
+	keys, ok := l.s.table.Load().sendTargets(what, c.se.t.name, c.se.initiator(), c.way)
 	if !ok {
 		return c.se.s.TextRefuse(acts)
 	}

@@ -109,6 +109,7 @@ func hostName(s string) bool {
 // A portal is one listening address. All but done is set before it is published, then read-only.
 type portal struct {
 	s         *Server
+	asked     Portal
 	addr      netip.AddrPort
 	group     uint16
 	advertise string
@@ -116,10 +117,11 @@ type portal struct {
 	done      chan struct{} // closed when accept has ended; nil before it began; guarded by Server.mu
 }
 
-// A way is how a connection came in: the portal, and the portal's address as the initiator reached it.
+// A way is how a connection came in: the portal, the portal's address as the initiator reached it, and the initiator's.
 type way struct {
 	portal *portal
 	local  netip.AddrPort
+	from   netip.Addr
 }
 
 // told returns what discovery says of p to an initiator that came in by w; false: nothing that it could use.
@@ -153,7 +155,7 @@ func (s *Server) Listen(portal string) (netip.AddrPort, error) {
 	return s.ListenPortal(p)
 }
 
-// ListenPortal binds a portal and returns its address. Initiators are served from Serve on; on a server that serves
+// ListenPortal binds a portal, which ClosePortal closes, and returns its address. Initiators are served from Serve on; on a server that serves
 // already, at once.
 func (s *Server) ListenPortal(cfg Portal) (netip.AddrPort, error) {
 	if err := cfg.check(); err != nil {
@@ -168,15 +170,13 @@ func (s *Server) ListenPortal(cfg Portal) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("portal %v: %w", cfg.Addr, err)
 	}
-	p := &portal{s: s, ln: ln, addr: addrPort(ln.Addr()), group: cfg.Group, advertise: cfg.Advertise}
+	p := &portal{s: s, ln: ln, asked: cfg, addr: addrPort(ln.Addr()), group: cfg.Group, advertise: cfg.Advertise}
 	t, err := s.addPortal(p)
 	if err != nil {
 		ln.Close()
 		return netip.AddrPort{}, err
 	}
-	for _, tg := range t.targets {
-		tg.addPort(p.group)
-	}
+	t.syncPorts()
 	return p.addr, nil
 }
 
@@ -240,6 +240,11 @@ func (p *portal) accept() {
 		}
 		from := addrPort(nc.RemoteAddr())
 		p.s.count.accepted.Add(1)
+		if p.s.refusing.Load() {
+			p.s.count.turnedAway.Add(1)
+			nc.Close()
+			continue
+		}
 		if !p.s.gate.enter(from.Addr(), nc) {
 			p.s.count.turnedAway.Add(1)
 			p.s.log.Debug("connection refused: too many logins at once", "from", from)

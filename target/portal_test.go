@@ -80,7 +80,7 @@ func TestTold(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := &portal{addr: cfg.Addr, group: cfg.Group, advertise: cfg.Advertise}
-		got, ok := p.told(way{p, netip.MustParseAddrPort(c.local)})
+		got, ok := p.told(way{portal: p, local: netip.MustParseAddrPort(c.local)})
 		if got != c.want || ok != (c.want != "") {
 			t.Errorf("%s to who came by %s: %q, want %q", c.portal, c.local, got, c.want)
 		}

@@ -33,7 +33,7 @@ type Config struct {
 	Trace  Trace
 
 	Login login.Config   // zero: login.Defaults
-	Auth  login.Auth     // of every target and of discovery: CHAP accounts; zero: none
+	Auth  login.Auth     // of every target that has none of its own, and of discovery until SetDiscovery: CHAP accounts; zero: none
 	Limit session.Limits // zero fields: package session's defaults
 
 	LoginTimeout    time.Duration // from the first byte awaited to full-feature phase
@@ -119,9 +119,13 @@ type Server struct {
 	budget *evloop.Budget
 	state  *stateDir // nil: nothing is kept
 	table  atomic.Pointer[table]
-	gate   loginGate
-	lobby  loginGate // of those whom the gate has no room for
-	tsih   atomic.Uint32
+
+	discovery atomic.Pointer[login.Auth] // of discovery sessions
+	refusing  atomic.Bool                // see SetAccepting
+
+	gate  loginGate
+	lobby loginGate // of those whom the gate has no room for
+	tsih  atomic.Uint32
 
 	penalty penalty
 	closing chan struct{} // closed by Close
@@ -165,6 +169,7 @@ func NewServer(cfg Config) (*Server, error) {
 	s.lobby.init(cfg.MaxTurnAways, max(cfg.MaxTurnAways/turnAwayShare, 1))
 	s.penalty.init(cfg.LoginFailDelay)
 	s.table.Store(&table{})
+	s.SetDiscovery(cfg.Auth)
 	return s, nil
 }
 

@@ -5,7 +5,6 @@ import (
 
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
-	"github.com/lunar-iscsi/lunar/scsi/sense"
 	"github.com/lunar-iscsi/lunar/session"
 	"github.com/lunar-iscsi/lunar/target/evloop"
 )
@@ -16,6 +15,8 @@ type sess struct {
 	s     *session.Session
 	t     *Target
 	user  string // CHAP name, or empty
+	sent  string // the initiator's name as it came
+	sees  view
 	from  netip.AddrPort
 	flaps flapGuard
 	timer evloop.Timer
@@ -57,23 +58,6 @@ func (s *sess) lookup(lun sam.LUN) *lunNexus {
 	return ln
 }
 
-func (s *sess) find(lun sam.LUN) *lunNexus {
-	if n, ok := lun.Number(); ok {
-		for i := range s.t.luns {
-			if e := &s.t.luns[i]; e.num == n {
-				nexus := e.unit.lu.Attach(s.s.Nexus)
-				nexus.Without = s.s.Without()
-				if _, other := s.had[lun]; other {
-					nexus.Raise(sense.InquiryDataChanged) // the initiator may take it for the unit that was here
-					delete(s.had, lun)
-				}
-				return &lunNexus{lun: lun, unit: e.unit, lu: e.unit.lu, nexus: nexus}
-			}
-		}
-	}
-	return &lunNexus{lun: lun, lu: s.t.absent}
-}
-
 // at returns a function that says whether a task of s is at lu. A task that the session has refused by itself was never begun
 // here; its LUN says where it is.
 func (s *sess) at(lu *scsi.LU) func(*session.Task) bool {
@@ -87,50 +71,8 @@ func (s *sess) at(lu *scsi.LU) func(*session.Task) bool {
 	}
 }
 
-// relook drops what no longer is as the target's LUN map says.
-func (s *sess) relook() {
-	s.last = nil
-	for lun, ln := range s.luns {
-		if now := s.current(lun); now != ln.unit {
-			s.t.l.detach(ln)
-			delete(s.luns, lun)
-			if s.had == nil {
-				s.had = map[sam.LUN]struct{}{}
-			}
-			s.had[lun] = struct{}{} // at most one for each number that there is
-		}
-	}
-}
-
-// lunsChanged tells the initiator that its LUNs are others than they were (SPC-4: 3Fh/0Eh at every unit), and without waiting for a
-// command of its: Linux and ESXi look for LUNs anew on that message, and this condition is the only one that all take rightly.
-func (s *sess) lunsChanged() {
-	l := s.t.l
-	s.relook()
-	for _, ln := range s.luns {
-		ln.nexus.Raise(sense.ReportedLUNsChanged)
-	}
-	var b [sense.MaxLen]byte
-	d := sense.Data{Key: sense.UnitAttention, Code: sense.ReportedLUNsChanged, Bit: -1}
-	lun := sam.NewLUN(0)
-	if len(s.t.luns) != 0 {
-		lun = s.t.luns[0].lun
-	}
-	l.perform(s.s.Event(lun, d.AppendFixed(b[:0]), l.takeActs()))
-}
-
 func (l *loop) detach(ln *lunNexus) {
 	l.guard(ln.lu, func() { ln.lu.Detach(ln.nexus) })
-}
-
-func (s *sess) current(lun sam.LUN) *unit {
-	n, _ := lun.Number()
-	for i := range s.t.luns {
-		if e := &s.t.luns[i]; e.num == n {
-			return e.unit
-		}
-	}
-	return nil
 }
 
 // arm sets the session's timer to when its state machine wants to be called.

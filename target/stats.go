@@ -18,7 +18,7 @@ type Stats struct {
 	BufferBytes int64 // memory that data of commands takes now, of Config.BufferBytes
 
 	Accepted    uint64            // connections that a portal has taken
-	TurnedAway  uint64            // of these, told to try again, or closed, for Config.MaxLogins or MaxLoginsPerIP
+	TurnedAway  uint64            // of these, told to try again, or closed, for Config.MaxLogins or MaxLoginsPerIP or SetAccepting
 	Logins      uint64            // normal sessions' logins that succeeded
 	Discoveries uint64            // discovery sessions
 	Reinstated  uint64            // logins that ended an older session or connection of the same initiator port

@@ -33,33 +33,14 @@ func (t *table) with(add, remove *Target) *table {
 	return n
 }
 
-// A policy answers what one login asks, from the snapshot of the moment. group is that of the portal that it came in by.
-type policy struct {
-	s     *Server
-	group uint16
-}
-
-// Target is login.Policy's.
-func (p policy) Target(initiator, name string) (login.TargetInfo, pdu.LoginStatus) {
-	t := p.s.table.Load().byName[name]
-	if t == nil || !t.on(p.group) {
-		return login.TargetInfo{}, pdu.TargetNotFound
-	}
-	if !t.ready.Load() {
-		return login.TargetInfo{}, pdu.ServiceUnavailable
-	}
-	return login.TargetInfo{Alias: t.cfg.Alias, Auth: p.s.cfg.Auth}, pdu.LoginSuccess
-}
-
-// Discovery is login.Policy's.
-func (p policy) Discovery(string) (login.Auth, pdu.LoginStatus) {
-	return p.s.cfg.Auth, pdu.LoginSuccess
-}
-
-// sendTargets returns the keys that answer SendTargets=what to an initiator that came in by w: in a discovery session (own is
-// empty) about any target that it can reach, in a normal one about own alone. ok is false for what is to be rejected (RFC
+// sendTargets returns the keys that answer SendTargets=what to who, that came in by w: in a discovery session (own is
+// empty) about any target that it can reach and may use, in a normal one about own alone. ok is false for what is to be rejected (RFC
 // 7143 appendix C).
-func (t *table) sendTargets(what, own string, w way) (keys []byte, ok bool) {
+func (t *table) sendTargets(what, own string, who login.Initiator, w way) (keys []byte, ok bool) {
+	may := func(o *Target) bool {
+		_, ok := o.conf.Load().acl.admits(who, w.from)
+		return ok || own != ""
+	}
 	show := t.targets
 	switch {
 	case what == "All" && own == "":
@@ -70,16 +51,21 @@ func (t *table) sendTargets(what, own string, w way) (keys []byte, ok bool) {
 		name := own
 		if what != "" && what != "All" {
 			var err error
-			if name, err = login.NormalizeName(what); err != nil || own != "" && name != own {
+			if name, err = login.NormalizeTargetName(what); err != nil || own != "" && name != own {
 				return nil, false
 			}
 		}
-		show = nil
-		if o := t.byName[name]; o != nil {
+		o := t.byName[name]
+		if show = nil; o != nil && may(o) {
 			show = []*Target{o}
+		} else if _, err := login.NormalizeName(name); err != nil {
+			return nil, false // no iSCSI name, and for this initiator nobody's
 		}
 	}
 	for _, o := range show {
+		if !may(o) {
+			continue
+		}
 		list := t.addresses(o, w)
 		if len(list) == 0 {
 			continue // not to be reached from there: a name without addresses would mean this portal
@@ -94,8 +80,9 @@ func (t *table) sendTargets(what, own string, w way) (keys []byte, ok bool) {
 
 // addresses lists the portals of o's as an initiator that came in by w can reach them, with their portal group tags.
 func (t *table) addresses(o *Target, w way) (list []string) {
+	c := o.conf.Load()
 	for _, p := range t.portals {
-		if !o.on(p.group) {
+		if !c.on(p.group) {
 			continue
 		}
 		a, ok := p.told(w)
@@ -116,8 +103,9 @@ func (t *table) addresses(o *Target, w way) (list []string) {
 
 // groups lists the portal groups that lead to o, ascending.
 func (t *table) groups(o *Target) (list []uint16) {
+	c := o.conf.Load()
 	for _, p := range t.portals {
-		if o.on(p.group) {
+		if c.on(p.group) {
 			list = append(list, p.group)
 		}
 	}

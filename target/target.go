@@ -5,41 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
-	"github.com/lunar-iscsi/lunar/scsi/sense"
 	"github.com/lunar-iscsi/lunar/session/login"
 	"github.com/lunar-iscsi/lunar/target/evloop"
 )
-
-// TargetConfig says what a new target is. The zero value is a plain target.
-type TargetConfig struct {
-	Alias string // TargetAlias, for people
-	// NoController leaves LUN 0 empty until a disk is put there; otherwise it is tgt's controller.
-	NoController bool
-	// LoopOf puts the target on another target's loop: the two then share one CPU and may export one volume.
-	LoopOf *Target
-	// PortalGroups are the tags of the portal groups that lead to the target; none: every portal does.
-	PortalGroups []uint16
-}
 
 // A Target is one iSCSI target. Its methods may be called from any goroutine.
 type Target struct {
 	s     *Server
 	l     *loop
 	name  string
-	cfg   TargetConfig
+	conf  atomic.Pointer[conf]
 	ready atomic.Bool
 
+	configuring sync.Mutex // held by Configure, ahead of the loop's lock
+
 	// Owned by the loop.
-	sessions   map[uint16]*sess // by TSIH
-	byNexus    map[sam.Nexus]*sess
-	luns       []lunEntry // ascending
-	absent     *scsi.LU
-	generation uint64 // of luns; sessions look their LUNs up anew when it changed
+	sessions map[uint16]*sess // by TSIH
+	byNexus  map[sam.Nexus]*sess
+	luns     []lunEntry // ascending
+	absent   *scsi.LU
+	offline  bool // conf's
 }
 
 // A lunEntry is one row of a target's LUN map.
@@ -59,16 +50,20 @@ type unit struct {
 	share evloop.Share    // of the budget: what its store has, and what waits for that
 }
 
-// AddTarget makes a target and opens it for logins. name is an iSCSI name (RFC 7143 §4.2.7).
+// AddTarget makes a target and opens it for logins. name is an iSCSI name (RFC 7143 §4.2.7), or as TargetConfig.AnyName says.
 func (s *Server) AddTarget(name string, cfg TargetConfig) (*Target, error) {
-	norm, err := login.NormalizeName(name)
+	normalize := login.NormalizeName
+	if cfg.AnyName {
+		normalize = login.NormalizeTargetName
+	}
+	norm, err := normalize(name)
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", name, err)
 	}
-	if slices.Contains(cfg.PortalGroups, 0) {
-		return nil, fmt.Errorf("target %s: portal group tags are 1 to 65535", norm)
+	c, err := s.newConf(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("target %s: %w", norm, err)
 	}
-	cfg.PortalGroups = slices.Clone(cfg.PortalGroups)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -83,13 +78,12 @@ func (s *Server) AddTarget(name string, cfg TargetConfig) (*Target, error) {
 	} else if l, err = s.newLoop(norm); err != nil {
 		return nil, fmt.Errorf("target %s: %w", norm, err)
 	}
-	t := &Target{s: s, l: l, name: norm, cfg: cfg, sessions: map[uint16]*sess{}, byNexus: map[sam.Nexus]*sess{}, absent: scsi.NewAbsent()}
+	t := &Target{s: s, l: l, name: norm, offline: c.Offline, sessions: map[uint16]*sess{}, byNexus: map[sam.Nexus]*sess{}, absent: scsi.NewAbsent()}
+	t.conf.Store(c)
 	l.ev.Lock()
 	l.targets = append(l.targets, t)
 	if !cfg.NoController {
-		u := &unit{lu: scsi.NewController(scsi.ControllerConfig{TargetName: norm, Identity: norm})}
-		t.luns = []lunEntry{{lun: sam.NewLUN(0), unit: u}}
-		u.refs = 1
+		t.controllerLocked(true)
 	}
 	l.ev.Unlock()
 	t.ready.Store(true)
@@ -102,7 +96,7 @@ func (t *Target) Name() string { return t.name }
 
 // Target returns the target of that name, or nil.
 func (s *Server) Target(name string) *Target {
-	norm, err := login.NormalizeName(name)
+	norm, err := login.NormalizeTargetName(name)
 	if err != nil {
 		return nil
 	}
@@ -203,28 +197,9 @@ func (t *Target) putLocked(lun uint16, u *unit) error {
 		t.luns[i] = e
 	}
 	u.refs++
-	for _, g := range t.s.table.Load().groups(t) {
-		u.lu.AddPort(t.name, g)
-	}
+	u.lu.SetPorts(t.name, t.s.table.Load().groups(t))
 	t.lunsChangedLocked()
 	return nil
-}
-
-// on reports whether the portals of a group lead to the target.
-func (t *Target) on(group uint16) bool {
-	return len(t.cfg.PortalGroups) == 0 || slices.Contains(t.cfg.PortalGroups, group)
-}
-
-// addPort makes a portal group known to the logical units that can be reached through it.
-func (t *Target) addPort(group uint16) {
-	if !t.on(group) {
-		return
-	}
-	t.l.ev.Lock()
-	defer t.l.ev.Unlock()
-	for _, e := range t.luns {
-		e.unit.lu.AddPort(t.name, group)
-	}
 }
 
 // RemoveLUN takes a LUN away: its commands are aborted, the store is closed. When a request of the store never
@@ -244,32 +219,6 @@ func (t *Target) RemoveLUN(ctx context.Context, lun uint16) error {
 	l.ev.Unlock()
 	l.ev.Wake()
 	return l.closeUnit(ctx, u)
-}
-
-// lunsChangedLocked makes the sessions look at the LUN map anew.
-func (t *Target) lunsChangedLocked() {
-	t.generation++
-	for _, s := range t.sessions {
-		s.lunsChanged()
-	}
-	t.l.ev.Wake() // there may be something to send
-}
-
-// Reported is scsi.Inventory's: the nexus n knows its LUNs.
-func (t *Target) Reported(n sam.Nexus) {
-	if s := t.byNexus[n]; s != nil {
-		for _, ln := range s.luns {
-			ln.nexus.Withdraw(sense.ReportedLUNsChanged)
-		}
-	}
-}
-
-// AppendLUNs is scsi.Inventory's: the LUNs that a nexus sees, ascending.
-func (t *Target) AppendLUNs(dst []sam.LUN) []sam.LUN {
-	for i := range t.luns {
-		dst = append(dst, t.luns[i].lun)
-	}
-	return dst
 }
 
 // Remove ends the target: sessions are closed, its LUNs too.

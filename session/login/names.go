@@ -51,6 +51,21 @@ func NormalizeName(s string) (string, error) {
 	return n, nil
 }
 
+// NormalizeTargetName is NormalizeName for the name of a target, which may also be one that is no iSCSI name, as tgt takes
+// it: of letters and digits of ASCII, ':', '.' and '-'.
+func NormalizeTargetName(s string) (string, error) {
+	n, err := NormalizeName(s)
+	if err == nil || s == "" || len(s) > MaxNameLen {
+		return n, err
+	}
+	for _, c := range []byte(s) {
+		if !isNameByte(c) || c == '_' {
+			return "", err
+		}
+	}
+	return strings.ToLower(s), nil
+}
+
 func isNameByte(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == ':' || c == '_'
 }

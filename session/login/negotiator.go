@@ -254,14 +254,14 @@ func (n *Negotiator) identify() *failure {
 	if err != nil {
 		return &failure{status: pdu.InitiatorError, err: err}
 	}
-	n.res.InitiatorName, n.ops.session, n.named = name, n.res.Type, true
+	n.res.InitiatorName, n.res.InitiatorSent, n.ops.session, n.named = name, n.initName, n.res.Type, true
 	var status pdu.LoginStatus
 	if n.res.Type == Discovery {
 		if n.res.TSIH != 0 {
 			// RFC 7143 §4.3: a discovery session has one connection and ends with it.
 			return failf(pdu.SessionDoesNotExist, "discovery with TSIH %d", n.res.TSIH)
 		}
-		if n.auth, status = n.policy.Discovery(name); status != pdu.LoginSuccess {
+		if n.auth, status = n.policy.Discovery(Initiator{name, n.initName}); status != pdu.LoginSuccess {
 			return failf(status, "discovery refused to %s", name)
 		}
 	} else {
@@ -280,12 +280,12 @@ func (n *Negotiator) identifyTarget() *failure {
 	if n.targName == "" {
 		return failf(pdu.MissingParameter, "no TargetName in a normal session")
 	}
-	name, err := NormalizeName(n.targName)
+	name, err := NormalizeTargetName(n.targName)
 	if err != nil {
 		return &failure{status: pdu.TargetNotFound, err: err}
 	}
 	n.res.TargetName = name
-	info, status := n.policy.Target(n.res.InitiatorName, name)
+	info, status := n.policy.Target(Initiator{n.res.InitiatorName, n.initName}, name)
 	switch status {
 	case pdu.LoginSuccess:
 	case pdu.TargetMovedTemp, pdu.TargetMovedPerm:
@@ -293,12 +293,17 @@ func (n *Negotiator) identifyTarget() *failure {
 		f.data = pdu.AppendKey(nil, "TargetAddress", info.Redirect)
 		return f
 	default:
+		if info.Why != nil {
+			return &failure{status: status, err: info.Why}
+		}
 		return failf(status, "target %s refused to %s", name, n.res.InitiatorName)
 	}
 	n.res.Info, n.auth = info, info.Auth
 	if info.Params != nil {
 		n.ops.own = info.Params
 	}
+	n.ops.least.HeaderDigest = n.ops.least.HeaderDigest || info.RequireHeaderDigest
+	n.ops.least.DataDigest = n.ops.least.DataDigest || info.RequireDataDigest
 	return nil
 }
 

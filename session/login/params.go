@@ -139,17 +139,24 @@ func (c *Config) Check() error {
 // accounts and ACLs. The Negotiator calls it from the goroutine that called
 // Received, so it must not wait.
 type Policy interface {
-	// Target answers whether initiator may log in to target, both normalised. Mind that
+	// Target answers whether an initiator may log in to target, a name of NormalizeTargetName's. It is asked before
+	// anybody authenticates. Mind that
 	// LoginSuccess is 0 and an Auth without accounts lets everybody in. Any other status ends
-	// the login with it: ServiceUnavailable
+	// the login with it, and info.Why goes to the log: ServiceUnavailable
 	// while the state is not loaded yet, TargetNotFound for what does not exist or
-	// is not on this portal, AuthorizationFailure for what the ACL refuses,
+	// is not on this portal, AuthorizationFailure or TargetNotFound for what the ACL refuses,
 	// TargetMovedTemp or TargetMovedPerm with info.Redirect set.
-	Target(initiator, target string) (info TargetInfo, status pdu.LoginStatus)
+	Target(i Initiator, target string) (info TargetInfo, status pdu.LoginStatus)
 
-	// Discovery answers whether initiator may open a discovery session and how it
+	// Discovery answers whether an initiator may open a discovery session and how it
 	// must authenticate.
-	Discovery(initiator string) (auth Auth, status pdu.LoginStatus)
+	Discovery(i Initiator) (auth Auth, status pdu.LoginStatus)
+}
+
+// An Initiator is who logs in.
+type Initiator struct {
+	Name string // normalised
+	Sent string // as it named itself; text from the wire, quote before printing
 }
 
 // TargetInfo is what a login needs to know of a target.
@@ -157,7 +164,11 @@ type TargetInfo struct {
 	Alias    string  // TargetAlias, "" for none
 	Params   *Params // this target's offers; nil: Config's
 	Auth     Auth
-	Redirect string // TargetAddress that goes with TargetMoved…: host:port or host:port,tag
+	Redirect string // TargetAddress that goes with TargetMoved…: host:port, without a portal group tag (RFC 7143 §13.8)
+	Why      error  // why the target is refused: for the log, never for the initiator
+
+	// This target's beside Config's.
+	RequireHeaderDigest, RequireDataDigest bool
 }
 
 // Auth is how the initiators of a target, or of discovery, authenticate. With no
@@ -197,6 +208,7 @@ type Response struct {
 type Result struct {
 	Type           SessionType
 	InitiatorName  string // normalised
+	InitiatorSent  string // as it came; text from the wire, quote before printing
 	InitiatorAlias string // "" if none; text from the wire, quote before printing
 	TargetName     string // normalised; "" in a discovery session
 	PortalGroup    uint16

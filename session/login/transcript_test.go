@@ -90,7 +90,7 @@ type bookEntry struct {
 	status pdu.LoginStatus
 }
 
-func (b *book) Target(_, name string) (TargetInfo, pdu.LoginStatus) {
+func (b *book) Target(_ Initiator, name string) (TargetInfo, pdu.LoginStatus) {
 	e, ok := b.targets[name]
 	if !ok {
 		return TargetInfo{}, pdu.TargetNotFound
@@ -98,7 +98,7 @@ func (b *book) Target(_, name string) (TargetInfo, pdu.LoginStatus) {
 	return e.info, e.status
 }
 
-func (b *book) Discovery(string) (Auth, pdu.LoginStatus) {
+func (b *book) Discovery(Initiator) (Auth, pdu.LoginStatus) {
 	return b.discovery.info.Auth, b.discovery.status
 }
 

@@ -21,7 +21,7 @@ type sess struct {
 	timer evloop.Timer
 	armed int64                 // when the timer fires, while it is set
 	luns  map[sam.LUN]*lunNexus // those that commands have named
-	had   map[sam.LUN]struct{}  // those that have since been given another unit, or none
+	had   map[sam.LUN]string    // the volumes of those that have since been given another unit, or none
 	last  *lunNexus             // the one that the last command named
 	share evloop.Share          // of the budget
 	kept  int                   // of what s.Kept is, how much the budget was charged
@@ -63,8 +63,10 @@ func (s *sess) find(lun sam.LUN) *lunNexus {
 			if e := &s.t.luns[i]; e.num == n {
 				nexus := e.unit.lu.Attach(s.s.Nexus)
 				nexus.Without = s.s.Without()
-				if _, other := s.had[lun]; other {
-					nexus.Raise(sense.InquiryDataChanged) // the initiator may take it for the unit that was here
+				if was, ok := s.had[lun]; ok {
+					if was != e.unit.lu.Volume() {
+						nexus.Raise(sense.InquiryDataChanged) // the initiator may take it for the unit that was here
+					}
 					delete(s.had, lun)
 				}
 				return &lunNexus{lun: lun, unit: e.unit, lu: e.unit.lu, nexus: nexus}
@@ -95,9 +97,9 @@ func (s *sess) relook() {
 			s.t.l.detach(ln)
 			delete(s.luns, lun)
 			if s.had == nil {
-				s.had = map[sam.LUN]struct{}{}
+				s.had = map[sam.LUN]string{}
 			}
-			s.had[lun] = struct{}{} // at most one for each number that there is
+			s.had[lun] = ln.lu.Volume() // at most one for each number that there is
 		}
 	}
 }

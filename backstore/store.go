@@ -212,13 +212,24 @@ type Attacher interface {
 // (any more than it has been) and that Complete follows at once with ClassCancelled; false promises nothing.
 type Canceler interface{ Cancel(r *Request) bool }
 
-// A Resizer grows or shrinks the volume. Never called on a loop.
+// A Resizer grows or shrinks the volume, which Info then says. size is a positive multiple of Info.BlockSize, else it is ClassRange. What a
+// volume gains reads as zeroes. Shrinking cuts off what lies behind the new end; the caller has seen to it that nobody uses it, and
+// submits nothing there any more. It may run beside Submit, and is never called on a loop.
 type Resizer interface {
 	Resize(ctx context.Context, size int64) error
 }
 
+// A Sizer is a store whose volume may have been given another size behind it. Neither method changes the volume, and neither is called on
+// a loop.
+type Sizer interface {
+	// PresentSize asks the engine for the size that the volume has by now, in bytes. Info stays as it was.
+	PresentSize(ctx context.Context) (int64, error)
+	// AdoptSize makes size, which is not above the present one, that of Info. It may run beside Submit.
+	AdoptSize(size int64) error
+}
+
 // A SizeWatcher calls changed, from any goroutine, when the volume's size has changed behind the
-// store; Info then has the new size.
+// store; Info then has the new size. changed does not block. WatchSize is called once, before the first Submit.
 type SizeWatcher interface {
 	WatchSize(changed func(size int64))
 }

@@ -25,3 +25,6 @@ func (lu *LU) InFlight() int {
 	}
 	return lu.flight
 }
+
+// Commands returns how many commands of the nexus the LU has, or waits for the data of.
+func (n *NexusLU) Commands() int { return n.pending + len(n.early) - n.held }

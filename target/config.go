@@ -23,6 +23,9 @@ type TargetConfig struct {
 	AnyName bool
 	// NoController leaves LUN 0 empty until a disk is put there; otherwise it is tgt's controller.
 	NoController bool
+	// TgtNaming and TID give the controller the names that tgtd gives the one of its target number TID.
+	TgtNaming bool
+	TID       int
 	// LoopOf puts the target on another target's loop: the two then share one CPU and may export one volume.
 	LoopOf *Target
 	// PortalGroups are the tags of the portal groups that lead to the target; none: every portal does.

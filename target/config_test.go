@@ -83,10 +83,12 @@ func TestAccessAtLogin(t *testing.T) {
 	none := r.refusal(testTarget + "-not-there")
 	auth := accounts()
 	for name, hide := range map[string]func(*TargetConfig){
-		"nobody":              func(c *TargetConfig) { c.Access = &Access{} },
-		"another name":        func(c *TargetConfig) { c.Access = &Access{Rules: []Rule{{Initiator: rawName + "2"}}} },
-		"another address":     func(c *TargetConfig) { c.Access = &Access{Rules: []Rule{{Address: address(t, "127.0.0.2")}}} },
-		"only half the rule":  func(c *TargetConfig) { c.Access = &Access{Rules: []Rule{{Initiator: rawName, Address: address(t, "::/0")}}} },
+		"nobody":          func(c *TargetConfig) { c.Access = &Access{} },
+		"another name":    func(c *TargetConfig) { c.Access = &Access{Rules: []Rule{{Initiator: rawName + "2"}}} },
+		"another address": func(c *TargetConfig) { c.Access = &Access{Rules: []Rule{{Address: address(t, "127.0.0.2")}}} },
+		"only half the rule": func(c *TargetConfig) {
+			c.Access = &Access{Rules: []Rule{{Initiator: rawName, Address: address(t, "::/0")}}}
+		},
 		"CHAP":                func(c *TargetConfig) { c.Access, c.Auth = &Access{}, &auth },
 		"offline":             func(c *TargetConfig) { c.Access, c.Offline = &Access{}, true },
 		"not by this portal":  func(c *TargetConfig) { c.PortalGroups = []uint16{6} },

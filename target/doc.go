@@ -8,7 +8,7 @@
 // Who owns what: everything reachable from a Target but its name belongs to its loop and is touched
 // only on the loop's goroutine or with the loop's lock held; a method whose name ends in Locked wants that
 // lock. The table of targets is an immutable snapshot behind an atomic pointer, read by logins and
-// discovery without a lock. A Store handed to AddDisk belongs to the Server from then on.
+// discovery without a lock. A Store handed to PrepareDisk or AddDisk belongs to the Server from then on.
 //
 // The names of this package, and of package backstore with its drivers, are stable API.
 package target

@@ -345,11 +345,11 @@ func TestLUNsChange(t *testing.T) {
 		t.Fatalf("after REPORT LUNS at another unit: %04x", got)
 	}
 	// A number that belongs to another unit than it did.
-	if err := r.tg.RemoveLUN(r.ctx(), 2); err != nil {
+	if err := r.tg.RemoveLUN(r.ctx(), 2, false); err != nil {
 		t.Fatal(err)
 	}
 	wait()
-	if err := r.tg.AddDisk(2, newStore(t, ""), scsi.DiskConfig{Identity: "another"}); err != nil {
+	if err := r.put(2, newStore(t, ""), scsi.DiskConfig{Identity: "another"}, PutOptions{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	wait()

@@ -325,14 +325,18 @@ const closePoll = 5 * time.Millisecond
 // closeUnit says that u stands behind one LUN less. With the last it detaches and closes the store, once nothing of it is
 // in flight. It is called without the lock.
 func (l *loop) closeUnit(ctx context.Context, u *unit) error {
-	if u.store == nil {
-		return nil
-	}
 	l.ev.Lock()
 	u.refs--
 	last := u.refs == 0
 	l.ev.Unlock()
-	if !last {
+	if !last || u.controller {
+		return nil
+	}
+	if err := u.change.take(ctx); err == nil { // a resize may still have the store
+		defer u.change.give()
+	}
+	if u.store == nil {
+		u.state.release()
 		return nil
 	}
 	tick := time.NewTicker(closePoll)
@@ -361,8 +365,9 @@ func (l *loop) closeUnit(ctx context.Context, u *unit) error {
 		case <-tick.C:
 		}
 	}
+	err := u.store.Close(ctx)
 	u.state.release()
-	return u.store.Close(ctx)
+	return err
 }
 
 // reap lets go of the orphans whose last request has ended.
@@ -390,10 +395,7 @@ func (l *loop) close(ctx context.Context) error {
 	l.dropAllLocked("the server is closing")
 	var units []*unit
 	for _, t := range l.targets {
-		for _, e := range t.luns {
-			units = append(units, e.unit)
-		}
-		t.luns = nil
+		units = append(units, t.takeUnitsLocked()...)
 	}
 	l.ev.Unlock()
 	l.ev.Wake()

@@ -123,7 +123,7 @@ func TestChangesUnderLoad(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			if err := r.tg.RemoveLUN(ctx, 2); err != nil {
+			if err := r.tg.RemoveLUN(ctx, 2, true); err != nil {
 				t.Error(err)
 				return
 			}
@@ -283,7 +283,7 @@ func TestRemoveBusyLUN(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if err := r.tg.RemoveLUN(ctx, 2); err == nil {
+	if err := r.tg.RemoveLUN(ctx, 2, true); err == nil {
 		t.Fatal("a store with a hung request was closed")
 	}
 	r.ready(s) // it is told that its LUNs are others now

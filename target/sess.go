@@ -22,7 +22,7 @@ type sess struct {
 	timer evloop.Timer
 	armed int64                 // when the timer fires, while it is set
 	luns  map[sam.LUN]*lunNexus // those that commands have named
-	had   map[sam.LUN]struct{}  // those that have since been given another unit, or none
+	had   map[sam.LUN]string    // the volumes of those that have since been given another unit, or none
 	last  *lunNexus             // the one that the last command named
 	share evloop.Share          // of the budget
 	kept  int                   // of what s.Kept is, how much the budget was charged

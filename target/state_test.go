@@ -173,7 +173,7 @@ func TestStateDirRefusals(t *testing.T) {
 	if err := r.tg.AddDisk(2, newStore(t, ""), scsi.DiskConfig{Identity: "test"}); err == nil || !strings.Contains(err.Error(), "in use by another LUN") {
 		t.Error("one identity twice:", err)
 	}
-	if err := r.tg.RemoveLUN(r.ctx(), 1); err != nil {
+	if err := r.tg.RemoveLUN(r.ctx(), 1, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.tg.AddDisk(1, newStore(t, ""), scsi.DiskConfig{Identity: "test"}); err != nil {

@@ -26,11 +26,13 @@ type Target struct {
 	configuring sync.Mutex // held by Configure, ahead of the loop's lock
 
 	// Owned by the loop.
-	sessions map[uint16]*sess // by TSIH
-	byNexus  map[sam.Nexus]*sess
-	luns     []lunEntry // ascending
-	absent   *scsi.LU
-	offline  bool // conf's
+	sessions   map[uint16]*sess // by TSIH
+	byNexus    map[sam.Nexus]*sess
+	luns       []lunEntry // ascending
+	absent     *scsi.LU
+	offline    bool // conf's
+	pending    map[uint16]*PendingDisk
+	controller *unit // what is at LUN 0 without a disk there; nil: nothing
 }
 
 // A lunEntry is one row of a target's LUN map.
@@ -42,12 +44,15 @@ type lunEntry struct {
 
 // A unit is one logical unit with its store.
 type unit struct {
-	lu    *scsi.LU
-	store backstore.Store // nil for the controller
-	kicks bool            // in loop.kicks
-	refs  int             // LUNs that it stands behind
-	state *stateFile      // or nil
-	share evloop.Share    // of the budget: what its store has, and what waits for that
+	lu         *scsi.LU
+	controller bool
+	store      backstore.Store // nil: there is no medium
+	kicks      bool            // in loop.kicks
+	refs       int             // LUNs that it stands behind, or is to
+	state      *stateFile      // or nil
+	share      evloop.Share    // of the budget: what its store has, and what waits for that
+	change     turn            // of who changes store or size
+	notices    atomic.Int64    // of a size that has changed, that nobody has followed yet
 }
 
 // AddTarget makes a target and opens it for logins. name is an iSCSI name (RFC 7143 §4.2.7), or as TargetConfig.AnyName says.
@@ -78,7 +83,7 @@ func (s *Server) AddTarget(name string, cfg TargetConfig) (*Target, error) {
 	} else if l, err = s.newLoop(norm); err != nil {
 		return nil, fmt.Errorf("target %s: %w", norm, err)
 	}
-	t := &Target{s: s, l: l, name: norm, offline: c.Offline, sessions: map[uint16]*sess{}, byNexus: map[sam.Nexus]*sess{}, absent: scsi.NewAbsent()}
+	t := &Target{s: s, l: l, name: norm, offline: c.Offline, sessions: map[uint16]*sess{}, byNexus: map[sam.Nexus]*sess{}, pending: map[uint16]*PendingDisk{}, absent: scsi.NewAbsent()}
 	t.conf.Store(c)
 	l.ev.Lock()
 	l.targets = append(l.targets, t)
@@ -103,61 +108,6 @@ func (s *Server) Target(name string) *Target {
 	return s.table.Load().byName[norm]
 }
 
-// AddDisk puts st behind the LUN of number lun, 0 to 16383. The server owns st from then on, also when
-// it returns an error. Sessions see the LUN at once, with a unit attention.
-func (t *Target) AddDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig) error {
-	err := t.addDisk(lun, st, cfg)
-	if err != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), t.s.cfg.StoreCloseAfter)
-		defer cancel()
-		err = errors.Join(fmt.Errorf("target %s LUN %d: %w", t.name, lun, err), st.Close(ctx))
-	}
-	return err
-}
-
-func (t *Target) addDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig) error {
-	if lun > sam.MaxFlatLUN {
-		return fmt.Errorf("LUNs go up to %d", sam.MaxFlatLUN)
-	}
-	cfg.TargetName = t.name
-	state, err := t.s.state.claim(&cfg, st.Info())
-	if err != nil {
-		return err
-	}
-	if err = t.putDisk(lun, st, cfg, state); err != nil {
-		state.release()
-	}
-	return err
-}
-
-func (t *Target) putDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig, state *stateFile) error {
-	l := t.l
-	l.ev.Lock()
-	defer l.ev.Unlock()
-	if l.closed {
-		return ErrClosed
-	}
-	if i, there := t.find(lun); there && t.luns[i].unit.store != nil {
-		return errors.New("the LUN is in use")
-	}
-	if a, ok := st.(backstore.Attacher); ok {
-		if err := a.Attach(l); err != nil {
-			return err
-		}
-	}
-	lu, err := scsi.NewDisk(st, l, cfg)
-	if err != nil {
-		if a, ok := st.(backstore.Attacher); ok {
-			a.Detach()
-		}
-		if state != nil {
-			err = fmt.Errorf("%w (state file %s)", err, state.path())
-		}
-		return err
-	}
-	return t.putLocked(lun, &unit{lu: lu, store: st, state: state})
-}
-
 // ShareDisk puts the disk behind another target's LUN behind this one's LUN of number lun, too: one logical unit with one set
 // of reservations and unit attentions. Both targets must be on one loop (TargetConfig.LoopOf).
 func (t *Target) ShareDisk(lun uint16, from *Target, fromLUN uint16) error {
@@ -170,12 +120,15 @@ func (t *Target) ShareDisk(lun uint16, from *Target, fromLUN uint16) error {
 	t.l.ev.Lock()
 	defer t.l.ev.Unlock()
 	i, ok := from.find(fromLUN)
-	if !ok || from.luns[i].unit.store == nil {
-		return fmt.Errorf("target %s has no disk at LUN %d", from.name, fromLUN)
+	if !ok || from.luns[i].unit.controller {
+		return fmt.Errorf("target %s LUN %d: %w", from.name, fromLUN, ErrNoLUN)
 	}
-	if err := t.putLocked(lun, from.luns[i].unit); err != nil {
+	u := from.luns[i].unit
+	if err := t.freeLocked(lun, u.lu.Volume(), false); err != nil {
 		return fmt.Errorf("target %s LUN %d: %w", t.name, lun, err)
 	}
+	u.refs++
+	t.placeLocked(lun, u)
 	return nil
 }
 
@@ -184,41 +137,16 @@ func (t *Target) find(lun uint16) (int, bool) {
 	return slices.BinarySearchFunc(t.luns, lun, func(e lunEntry, n uint16) int { return int(e.num) - int(n) })
 }
 
-// putLocked puts u into the LUN map; a disk takes the controller's place.
-func (t *Target) putLocked(lun uint16, u *unit) error {
-	i, there := t.find(lun)
+// placeLocked puts u into the LUN map, at a number that freeLocked has found free; a disk takes the controller's place.
+func (t *Target) placeLocked(lun uint16, u *unit) {
 	e := lunEntry{lun: sam.NewLUN(lun), num: lun, unit: u}
-	switch {
-	case !there:
-		t.luns = slices.Insert(t.luns, i, e)
-	case t.luns[i].unit.store != nil:
-		return errors.New("the LUN is in use")
-	default:
+	if i, there := t.find(lun); there {
 		t.luns[i] = e
+	} else {
+		t.luns = slices.Insert(t.luns, i, e)
 	}
-	u.refs++
 	u.lu.SetPorts(t.name, t.s.table.Load().groups(t))
 	t.lunsChangedLocked()
-	return nil
-}
-
-// RemoveLUN takes a LUN away: its commands are aborted, the store is closed. When a request of the store never
-// ends, the store is orphaned and an error of backstore.ClassBusy says so.
-func (t *Target) RemoveLUN(ctx context.Context, lun uint16) error {
-	l := t.l
-	l.ev.Lock()
-	i, there := t.find(lun)
-	if !there {
-		l.ev.Unlock()
-		return fmt.Errorf("target %s has no LUN %d", t.name, lun)
-	}
-	u := t.luns[i].unit
-	t.luns = slices.Delete(t.luns, i, i+1)
-	t.abortUnitLocked(u.lu)
-	t.lunsChangedLocked()
-	l.ev.Unlock()
-	l.ev.Wake()
-	return l.closeUnit(ctx, u)
 }
 
 // Remove ends the target: sessions are closed, its LUNs too.
@@ -237,15 +165,14 @@ func (t *Target) Remove(ctx context.Context) error {
 	for _, se := range t.sessions {
 		l.dropSession(se, "the target was removed")
 	}
-	units := t.luns
-	t.luns = nil
+	units := t.takeUnitsLocked()
 	l.targets = slices.DeleteFunc(l.targets, func(o *Target) bool { return o == t })
 	last := len(l.targets) == 0
 	past := l.past
 	l.ev.Unlock()
 	var errs []error
-	for _, e := range units {
-		errs = append(errs, l.closeUnit(ctx, e.unit))
+	for _, u := range units {
+		errs = append(errs, l.closeUnit(ctx, u))
 	}
 	if last {
 		s.mu.Lock()

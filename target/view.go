@@ -38,12 +38,12 @@ func (s *sess) unitAt(n uint16) *unit {
 	}
 	if lun, ok := v.luns[n]; ok {
 		u := s.t.unitAt(lun)
-		if u != nil && u.store == nil && n != 0 {
+		if u != nil && u.controller && n != 0 {
 			return nil // the controller has no other number
 		}
 		return u
 	}
-	if u := s.t.unitAt(n); n == 0 && u != nil && u.store == nil {
+	if u := s.t.unitAt(n); n == 0 && u != nil && u.controller {
 		return u
 	}
 	return nil
@@ -100,8 +100,10 @@ func (s *sess) find(lun sam.LUN) *lunNexus {
 		if u := s.unitAt(n); u != nil {
 			nexus := u.lu.Attach(s.s.Nexus)
 			nexus.Without, nexus.ReadOnly = s.s.Without(), s.sees.rights.readOnly
-			if _, other := s.had[lun]; other {
-				nexus.Raise(sense.InquiryDataChanged) // the initiator may take it for the unit that was here
+			if was, ok := s.had[lun]; ok {
+				if was != u.lu.Volume() {
+					nexus.Raise(sense.InquiryDataChanged) // the initiator may take it for the unit that was here
+				}
 				delete(s.had, lun)
 			}
 			return &lunNexus{lun: lun, unit: u, lu: u.lu, nexus: nexus}
@@ -121,9 +123,9 @@ func (s *sess) relook() {
 		s.t.l.detach(ln)
 		delete(s.luns, lun)
 		if s.had == nil {
-			s.had = map[sam.LUN]struct{}{}
+			s.had = map[sam.LUN]string{}
 		}
-		s.had[lun] = struct{}{} // at most one for each number that there is
+		s.had[lun] = ln.lu.Volume() // at most one for each number that there is
 	}
 }
 
@@ -217,19 +219,29 @@ func (s *sess) lunsChanged() {
 	l.perform(s.s.Event(lun, d.AppendFixed(b[:0]), l.takeActs()))
 }
 
-// controllerLocked puts the controller at LUN 0, unless a disk is there, or takes it away.
+// controllerLocked puts the controller at LUN 0, behind a disk that is there, or takes it away.
 func (t *Target) controllerLocked(there bool) {
-	u := t.unitAt(0)
-	switch {
-	case there && u == nil:
-		u = &unit{lu: scsi.NewController(scsi.ControllerConfig{TargetName: t.name, Identity: t.name}), refs: 1}
+	if there == (t.controller != nil) {
+		return
+	}
+	at0 := t.unitAt(0)
+	if there {
+		c := t.conf.Load()
+		u := &unit{controller: true, refs: 1, lu: scsi.NewController(scsi.ControllerConfig{TargetName: t.name, Identity: t.name, TgtNaming: c.TgtNaming, TID: c.TID})}
 		u.lu.SetPorts(t.name, t.s.table.Load().groups(t))
+		t.controller = u
+		if at0 != nil {
+			return
+		}
 		t.luns = slices.Insert(t.luns, 0, lunEntry{lun: sam.NewLUN(0), unit: u})
-	case !there && u != nil && u.store == nil:
+	} else {
+		u := t.controller
+		t.controller = nil
+		if at0 != u {
+			return
+		}
 		t.luns = t.luns[1:]
 		t.abortUnitLocked(u.lu)
-	default:
-		return
 	}
 	t.lunsChangedLocked()
 }

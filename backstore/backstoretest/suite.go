@@ -503,51 +503,6 @@ func (s *suite) compareAndWrite(t *testing.T, h *Harness) {
 	}
 }
 
-func (s *suite) resize(t *testing.T, h *Harness) {
-	defer h.Close()
-	rs, ok := h.Store.(backstore.Resizer)
-	if !ok {
-		return
-	}
-	u := unit(h)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	h.Write(Size-u, data(u, 61), 0)
-	resized := make(chan error, 1)
-	go func() { resized <- rs.Resize(ctx, 2*Size) }()
-	for n, done := 0, false; !done; n++ { // I/O goes on beside it
-		select {
-		case err := <-resized:
-			if backstore.ClassOf(err) == backstore.ClassUnsupported && err != nil {
-				return
-			}
-			if err != nil {
-				t.Fatalf("Resize: %v", err)
-			}
-			done = true
-		default:
-			h.Write(int64(n%64)*u, data(u, uint64(n)), 0)
-		}
-	}
-	if got := h.Store.Info().Size; got != 2*Size {
-		t.Fatalf("the size is %d after growing to %d", got, 2*Size)
-	}
-	h.Want(Size-u, s.want(data(u, 61)), "the old end")
-	h.Want(Size, make([]byte, u), "what was added")
-	h.Write(2*Size-u, data(u, 62), 0)
-	h.Want(2*Size-u, s.want(data(u, 62)), "the new end")
-	h.WantClass(h.Do(&backstore.Request{Op: backstore.Read, Off: 2 * Size, Len: u, Buf: h.Buf(u)}), backstore.ClassRange, "beyond the new end")
-	if err := rs.Resize(ctx, -1); err == nil {
-		t.Errorf("resized to -1")
-	}
-	switch err := rs.Resize(ctx, Size); {
-	case err == nil:
-		h.WantClass(h.Do(&backstore.Request{Op: backstore.Read, Off: Size, Len: u, Buf: h.Buf(u)}), backstore.ClassRange, "beyond the end after shrinking")
-	case h.Store.Info().Size != 2*Size:
-		t.Errorf("shrinking was refused (%v) and the size is %d", err, h.Store.Info().Size)
-	}
-}
-
 func (s *suite) durability(t *testing.T, h *Harness) {
 	u := unit(h)
 	fua := backstore.Flags(0)

@@ -384,14 +384,6 @@ func (s *Store) Detach() {
 	s.mu.Unlock()
 }
 
-// Resize passes on to the inner store; ClassUnsupported where it is no Resizer.
-func (s *Store) Resize(ctx context.Context, size int64) error {
-	if r, ok := s.inner.(backstore.Resizer); ok {
-		return r.Resize(ctx, size)
-	}
-	return &backstore.Error{Class: backstore.ClassUnsupported, Op: "resize"}
-}
-
 // Close waits for what is held, then closes the inner store. When ctx ends first the inner store is closed
 // once the last held request has been let go and the loop, if there is one, has detached.
 func (s *Store) Close(ctx context.Context) error {

@@ -237,7 +237,7 @@ func TestResizeFile(t *testing.T) {
 		if err := st.Resize(context.Background(), 4<<20); err != nil {
 			t.Fatal(err)
 		}
-		for size, want := range map[int64]backstore.Class{1 << 20: backstore.ClassUnsupported, 0: backstore.ClassRange, 5<<20 + 1: backstore.ClassRange} {
+		for size, want := range map[int64]backstore.Class{0: backstore.ClassRange, 5<<20 + 1: backstore.ClassRange, 2<<20 - 1: backstore.ClassRange} {
 			if err := st.Resize(context.Background(), size); backstore.ClassOf(err) != want || err == nil {
 				t.Errorf("resize to %d: %v, want %v", size, err, want)
 			}
@@ -252,9 +252,39 @@ func TestResizeFile(t *testing.T) {
 		if thin == "off" && fs.Blocks*512 < 4<<20 {
 			t.Errorf("%d bytes are allocated after growing to 4 MiB with thin=off", fs.Blocks*512)
 		}
+		if err := st.Resize(context.Background(), 2<<20); err != nil {
+			t.Errorf("shrinking: %v", err)
+		}
+		if err := unix.Stat(path, &fs); err != nil || fs.Size != 2<<20 || st.Info().Size != 2<<20 {
+			t.Errorf("after shrinking to 2 MiB the file has %d bytes (%v), the volume %d", fs.Size, err, st.Info().Size)
+		}
 		closeNow(t, st)
 		if err := st.Resize(context.Background(), 8<<20); backstore.ClassOf(err) != backstore.ClassOffline {
 			t.Errorf("resize after Close: %v", err)
+		}
+	}
+}
+
+// A file that has got another size behind the store: it is told when it is asked, taken over when that is wanted, and never changed by that.
+func TestAdoptSize(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "d.img")
+	st := openURI(t, "file://"+path+"?size=1M")
+	defer closeNow(t, st)
+	for _, k := range []struct{ file, adopt, want int64 }{
+		{4<<20 + 100, 4 << 20, 4 << 20}, {4<<20 + 100, 4<<20 + 512, 4 << 20}, {512 << 10, 512 << 10, 512 << 10}, {512 << 10, 512<<10 + 1, 512 << 10},
+	} {
+		if err := os.Truncate(path, k.file); err != nil {
+			t.Fatal(err)
+		}
+		before := st.Info().Size
+		if now, err := st.PresentSize(context.Background()); err != nil || now != k.file || st.Info().Size != before {
+			t.Errorf("the present size is %d (%v), want %d; Info went from %d to %d", now, err, k.file, before, st.Info().Size)
+		}
+		if err := st.AdoptSize(k.adopt); (err == nil) != (k.adopt == k.want) || st.Info().Size != k.want {
+			t.Errorf("adopting %d of %d: %v, and the volume has %d", k.adopt, k.file, err, st.Info().Size)
+		}
+		if fi, err := os.Stat(path); err != nil || fi.Size() != k.file {
+			t.Errorf("the file has %d bytes (%v), want %d as before", fi.Size(), err, k.file)
 		}
 	}
 }

@@ -39,6 +39,7 @@ type Store struct {
 	info   backstore.Info
 	pages  map[int64]*page // by offset >> pageShift; absent pages are zeroes
 	closed bool
+	notice func(size int64) // told of a new size, or nil
 }
 
 // Driver returns the driver of the scheme "mem".
@@ -230,13 +231,31 @@ func (s *Store) allocation(r *backstore.Request) {
 
 // Resize grows or shrinks the volume; what is cut off is gone.
 func (s *Store) Resize(_ context.Context, size int64) error {
+	notice, err := s.resize(size)
+	if err == nil && notice != nil {
+		notice(size)
+	}
+	return err
+}
+
+// WatchSize has changed called after each Resize: a program that embeds lunar may keep the store and resize it itself.
+func (s *Store) WatchSize(changed func(size int64)) {
+	s.mu.Lock()
+	s.notice = changed
+	s.mu.Unlock()
+}
+
+func (s *Store) resize(size int64) (notice func(int64), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return nil, &backstore.Error{Class: backstore.ClassOffline, Op: "resize", Cause: backstore.ErrClosed}
+	}
 	if size <= 0 || size%int64(s.info.BlockSize) != 0 {
-		return &backstore.Error{Class: backstore.ClassRange, Op: "resize", Cause: fmt.Errorf("size %d is no positive multiple of %d", size, s.info.BlockSize)}
+		return nil, &backstore.Error{Class: backstore.ClassRange, Op: "resize", Cause: fmt.Errorf("size %d is no positive multiple of %d", size, s.info.BlockSize)}
 	}
 	if s.info.ReadOnly {
-		return &backstore.Error{Class: backstore.ClassReadOnly, Op: "resize"}
+		return nil, &backstore.Error{Class: backstore.ClassReadOnly, Op: "resize"}
 	}
 	for no, p := range s.pages {
 		start := no << pageShift
@@ -248,7 +267,7 @@ func (s *Store) Resize(_ context.Context, size int64) error {
 		}
 	}
 	s.info.Size = size
-	return nil
+	return s.notice, nil
 }
 
 // Close drops the contents.

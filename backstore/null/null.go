@@ -19,7 +19,7 @@ const (
 )
 
 type store struct {
-	info   backstore.Info
+	info   atomic.Pointer[backstore.Info] // replaced by Resize
 	closed atomic.Bool
 }
 
@@ -45,20 +45,42 @@ func Driver() backstore.Driver {
 
 // New returns a null store of size bytes, which is a positive multiple of 512 up to MaxSize.
 func New(size int64, readOnly bool) (backstore.Store, error) {
-	if size <= 0 || size%blockSize != 0 {
-		return nil, &backstore.Error{Class: backstore.ClassRange, Op: "open",
-			Cause: fmt.Errorf("size %d is no positive multiple of %d", size, blockSize)}
+	if err := checkSize("open", size); err != nil {
+		return nil, err
 	}
-	return &store{info: backstore.Info{
+	s := &store{}
+	s.info.Store(&backstore.Info{
 		Driver: "null", Volume: "null", Size: size, BlockSize: blockSize, PhysicalBlock: blockSize,
 		MaxTransfer: maxTransfer, MaxInFlight: maxInFlight, MemAlign: 1,
 		Caps: backstore.CapFUA | backstore.CapDiscard | backstore.CapWriteZeroes | backstore.CapAllocation |
 			backstore.CapNoWaitRead | backstore.CapNoWaitWrite,
 		ReadOnly: readOnly, Coherent: true, DiscardZeroes: true, DiscardGranularity: blockSize, AtomicUnit: blockSize,
-	}}, nil
+	})
+	return s, nil
 }
 
-func (s *store) Info() backstore.Info { return s.info }
+func checkSize(op string, size int64) error {
+	if size <= 0 || size%blockSize != 0 {
+		return &backstore.Error{Class: backstore.ClassRange, Op: op, Cause: fmt.Errorf("size %d is no positive multiple of %d", size, blockSize)}
+	}
+	return nil
+}
+
+// Resize says another size from now on.
+func (s *store) Resize(_ context.Context, size int64) error {
+	if s.closed.Load() {
+		return &backstore.Error{Class: backstore.ClassOffline, Op: "resize", Cause: backstore.ErrClosed}
+	}
+	if err := checkSize("resize", size); err != nil {
+		return err
+	}
+	i := *s.info.Load()
+	i.Size = size
+	s.info.Store(&i)
+	return nil
+}
+
+func (s *store) Info() backstore.Info { return *s.info.Load() }
 
 // Submit ends every request at once.
 func (s *store) Submit(r *backstore.Request) backstore.Outcome {
@@ -66,7 +88,7 @@ func (s *store) Submit(r *backstore.Request) backstore.Outcome {
 		r.Err = &backstore.Error{Class: backstore.ClassOffline, Op: r.Op.String(), Off: r.Off, Cause: backstore.ErrClosed}
 		return backstore.Done
 	}
-	if r.Err = s.info.Check(r); r.Err != nil {
+	if r.Err = s.info.Load().Check(r); r.Err != nil {
 		return backstore.Done
 	}
 	switch r.Op {

@@ -352,7 +352,7 @@ func TestGoneMeanwhile(t *testing.T) {
 		remove := func() {
 			ctx, cancel := context.WithCancel(f.ctx())
 			cancel() // nobody waits
-			if err := f.tg.RemoveLUN(ctx, 3); err == nil && st.Held() != 0 {
+			if err := f.tg.RemoveLUN(ctx, 3, true); err == nil && st.Held() != 0 {
 				t.Fatal("a store with requests out was closed")
 			}
 		}

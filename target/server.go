@@ -31,6 +31,9 @@ type Trace struct {
 type Config struct {
 	Logger Logger
 	Trace  Trace
+	// Notify is told of logins and of the ends of sessions, on the loop of the target, and of failed logins. It must not block, or call the
+	// server.
+	Notify func(Event)
 
 	Login login.Config   // zero: login.Defaults
 	Auth  login.Auth     // of every target and of discovery: CHAP accounts; zero: none
@@ -121,7 +124,7 @@ type Server struct {
 	table  atomic.Pointer[table]
 	gate   loginGate
 	lobby  loginGate // of those whom the gate has no room for
-	tsih   atomic.Uint32
+	tsih   tsihs
 
 	penalty penalty
 	closing chan struct{} // closed by Close
@@ -193,7 +196,7 @@ func (s *Server) Drain(ctx context.Context) error {
 			n := s.sessions.Load()
 			for _, l := range loops {
 				l.ev.Lock()
-				l.dropAllLocked("the server is shutting down")
+				l.dropAllLocked(endDrained, "the server is shutting down")
 				l.ev.Unlock()
 			}
 			return fmt.Errorf("target: %d sessions did not log out in time", n)

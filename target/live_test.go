@@ -377,4 +377,3 @@ func TestClosing(t *testing.T) {
 		t.Fatalf("%+v", d)
 	}
 }
-

@@ -98,8 +98,11 @@ func (t *Target) reserve(lun uint16, st backstore.Store, cfg scsi.DiskConfig, vo
 	l := t.l
 	l.ev.Lock()
 	defer l.ev.Unlock()
-	if l.closed || !slices.Contains(l.targets, t) {
+	switch {
+	case l.closed:
 		return nil, ErrClosed
+	case t.gone:
+		return nil, ErrNoTarget
 	}
 	if err := t.freeLocked(lun, volume, o.Force); err != nil {
 		return nil, err

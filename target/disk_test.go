@@ -106,7 +106,7 @@ func TestPreparedAtTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := other.Remove(r.ctx()); err != nil || !closed(st) {
+	if err := other.Remove(r.ctx(), false); err != nil || !closed(st) {
 		t.Error("the target's end left a store open:", err)
 	}
 	p.Commit()

@@ -9,9 +9,6 @@ import (
 	"github.com/lunar-iscsi/lunar/session/pdu"
 )
 
-// ErrNoTarget is part of the error of a call on a target that has been removed.
-var ErrNoTarget = errors.New("the target does not exist")
-
 // A policy answers what one login asks, from the snapshots of the moment.
 type policy struct {
 	s    *Server

@@ -1,8 +1,6 @@
 package target
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -11,6 +9,7 @@ import (
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/session"
 	"github.com/lunar-iscsi/lunar/session/login"
 	"github.com/lunar-iscsi/lunar/target/evloop"
 )
@@ -32,7 +31,15 @@ type Target struct {
 	absent     *scsi.LU
 	offline    bool // conf's
 	pending    map[uint16]*PendingDisk
-	controller *unit // what is at LUN 0 without a disk there; nil: nothing
+	controller *unit                   // what is at LUN 0 without a disk there; nil: nothing
+	counts     map[uint16]*lunCounters // by LUN; see countersOf
+	astray     lunCounters             // of commands to LUNs that are not there
+	strays     LUNStats                // likewise
+	past       session.Counters        // of sessions that are no more
+	seq        uint64                  // of the last session
+	closing    int                     // calls of Drain and Remove under way: nobody is let in
+	gone       bool                    // it was removed
+	left       chan struct{}           // closed when a session ends, if somebody waits for that
 }
 
 // A lunEntry is one row of a target's LUN map.
@@ -83,9 +90,13 @@ func (s *Server) AddTarget(name string, cfg TargetConfig) (*Target, error) {
 	} else if l, err = s.newLoop(norm); err != nil {
 		return nil, fmt.Errorf("target %s: %w", norm, err)
 	}
-	t := &Target{s: s, l: l, name: norm, offline: c.Offline, sessions: map[uint16]*sess{}, byNexus: map[sam.Nexus]*sess{}, pending: map[uint16]*PendingDisk{}, absent: scsi.NewAbsent()}
+	t := &Target{s: s, l: l, name: norm, offline: c.Offline, sessions: map[uint16]*sess{}, byNexus: map[sam.Nexus]*sess{}, counts: map[uint16]*lunCounters{}, pending: map[uint16]*PendingDisk{}, absent: scsi.NewAbsent()}
 	t.conf.Store(c)
 	l.ev.Lock()
+	if l.leaving || l.closed {
+		l.ev.Unlock()
+		return nil, fmt.Errorf("target %s: its loop is that of a target that was removed: %w", norm, ErrNoTarget)
+	}
 	l.targets = append(l.targets, t)
 	if !cfg.NoController {
 		t.controllerLocked(true)
@@ -147,39 +158,4 @@ func (t *Target) placeLocked(lun uint16, u *unit) {
 	}
 	u.lu.SetPorts(t.name, t.s.table.Load().groups(t))
 	t.lunsChangedLocked()
-}
-
-// Remove ends the target: sessions are closed, its LUNs too.
-func (t *Target) Remove(ctx context.Context) error {
-	s := t.s
-	s.mu.Lock()
-	if s.table.Load().byName[t.name] != t {
-		s.mu.Unlock()
-		return fmt.Errorf("target %s does not exist", t.name)
-	}
-	s.table.Store(s.table.Load().with(nil, t))
-	s.mu.Unlock()
-	t.ready.Store(false)
-	l := t.l
-	l.ev.Lock()
-	for _, se := range t.sessions {
-		l.dropSession(se, "the target was removed")
-	}
-	units := t.takeUnitsLocked()
-	l.targets = slices.DeleteFunc(l.targets, func(o *Target) bool { return o == t })
-	last := len(l.targets) == 0
-	past := l.past
-	l.ev.Unlock()
-	var errs []error
-	for _, u := range units {
-		errs = append(errs, l.closeUnit(ctx, u))
-	}
-	if last {
-		s.mu.Lock()
-		s.loops = slices.DeleteFunc(s.loops, func(o *loop) bool { return o == l })
-		s.past.Add(&past)
-		s.mu.Unlock()
-		errs = append(errs, l.close(ctx))
-	}
-	return errors.Join(errs...)
 }

@@ -49,6 +49,14 @@ func (s *sess) unitAt(n uint16) *unit {
 	return nil
 }
 
+// number returns the target's number of what the session knows as n.
+func (s *sess) number(n uint16) uint16 {
+	if lun, ok := s.sees.luns[n]; ok && s.sees.masked {
+		return lun
+	}
+	return n
+}
+
 func (t *Target) unitAt(n uint16) *unit {
 	if i, ok := t.find(n); ok {
 		return t.luns[i].unit
@@ -73,16 +81,22 @@ func (s *sess) look() (list []seen) {
 	return list
 }
 
+// all lists what the session sees, ascending.
+func (s *sess) all() []seen {
+	if s.sees.masked {
+		return s.look()
+	}
+	list := make([]seen, 0, len(s.t.luns))
+	for _, e := range s.t.luns {
+		list = append(list, seen{e.num, e.unit})
+	}
+	return list
+}
+
 // AppendLUNs is scsi.Inventory's: the LUNs that the nexus sees, ascending.
 func (s *sess) AppendLUNs(dst []sam.LUN) []sam.LUN {
-	if s.sees.masked {
-		for _, e := range s.look() {
-			dst = append(dst, sam.NewLUN(e.num))
-		}
-		return dst
-	}
-	for i := range s.t.luns {
-		dst = append(dst, s.t.luns[i].lun)
+	for _, e := range s.all() {
+		dst = append(dst, sam.NewLUN(e.num))
 	}
 	return dst
 }
@@ -106,10 +120,12 @@ func (s *sess) find(lun sam.LUN) *lunNexus {
 				}
 				delete(s.had, lun)
 			}
-			return &lunNexus{lun: lun, unit: u, lu: u.lu, nexus: nexus}
+			ln := &lunNexus{lun: lun, unit: u, lu: u.lu, nexus: nexus, count: s.t.countersOf(s.number(n), u)}
+			ln.stats = &ln.own
+			return ln
 		}
 	}
-	return &lunNexus{lun: lun, lu: s.t.absent}
+	return &lunNexus{lun: lun, lu: s.t.absent, stats: &s.t.strays, count: &s.t.astray}
 }
 
 // relook drops what no longer is as the session sees it.
@@ -145,24 +161,13 @@ func (s *sess) reconfigure(c *conf) {
 		s.setRights(may)
 	}
 	v := &s.sees
-	was := v.known
-	if !v.masked {
-		for _, e := range s.t.luns {
-			was = append(was, seen{e.num, e.unit})
-		}
-	}
+	was := s.all()
 	v.luns, v.masked = c.view(s.initiator())
 	v.known = nil
 	if v.masked {
 		v.known = s.look()
 	}
-	now := v.known
-	if !v.masked {
-		for _, e := range s.t.luns {
-			now = append(now, seen{e.num, e.unit})
-		}
-	}
-	if slices.Equal(was, now) {
+	if slices.Equal(was, s.all()) {
 		return
 	}
 	for _, ln := range s.luns {
@@ -189,6 +194,7 @@ func (s *sess) setRights(r rights) {
 
 // lunsChangedLocked makes the sessions look at the LUN map anew.
 func (t *Target) lunsChangedLocked() {
+	t.forgetCounters()
 	for _, s := range t.sessions {
 		if s.sees.masked {
 			now := s.look()

@@ -1,0 +1,107 @@
+package target
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/lunar-iscsi/lunar/scsi/sam"
+)
+
+// Info tells of the target as it is now. It holds the lock of its loop once, for a moment.
+func (t *Target) Info() Info {
+	l := t.l
+	l.ev.Lock()
+	defer l.ev.Unlock()
+	i := Info{Name: t.name, Ready: t.ready.Load(), Sessions: t.sessionsLocked(), LUNs: t.disksLocked(), Absent: t.strays,
+		Loop: l.name, Busy: l.ev.Busy(), Up: time.Duration(l.s.group.Clock() - l.made), Commands: t.past}
+	for _, se := range t.sessions {
+		i.Commands.Add(&se.s.Counters)
+	}
+	return i
+}
+
+// Sessions tells of the target's normal sessions, oldest first.
+func (t *Target) Sessions() []SessionInfo {
+	t.l.ev.Lock()
+	defer t.l.ev.Unlock()
+	return t.sessionsLocked()
+}
+
+// Disks tells of the target's LUNs, ascending; the controller is one of them.
+func (t *Target) Disks() []LUNInfo {
+	t.l.ev.Lock()
+	defer t.l.ev.Unlock()
+	return t.disksLocked()
+}
+
+func (t *Target) sessionsLocked() []SessionInfo {
+	list := slices.SortedFunc(maps.Values(t.sessions), func(a, b *sess) int { return cmp.Compare(a.seq, b.seq) })
+	infos := make([]SessionInfo, len(list))
+	for i, se := range list {
+		infos[i] = se.info()
+	}
+	return infos
+}
+
+func (s *sess) info() SessionInfo {
+	i := SessionInfo{TSIH: s.s.TSIH, ISID: s.s.Nexus.ISID, Initiator: s.s.Nexus.Initiator, Alias: s.alias, User: s.user, Group: s.s.Nexus.PortGroup,
+		Since: s.since, Params: s.s.Params, LUNs: make([]LUNStats, 0, len(s.t.luns))}
+	for _, sc := range s.s.Conns() {
+		c := sc.Ref.(*conn)
+		i.Conns = append(i.Conns, ConnInfo{CID: sc.CID, Remote: c.from, Local: c.way.local, Counters: c.count})
+	}
+	for _, e := range s.all() {
+		row := LUNStats{}
+		if ln := s.luns[sam.NewLUN(e.num)]; ln != nil {
+			row = ln.own
+		}
+		row.LUN = s.number(e.num)
+		i.Queued += row.Queued()
+		i.LUNs = append(i.LUNs, row)
+	}
+	slices.SortFunc(i.LUNs, func(a, b LUNStats) int { return cmp.Compare(a.LUN, b.LUN) }) // a mask may have them in another order
+	return i
+}
+
+func (t *Target) disksLocked() []LUNInfo {
+	infos := make([]LUNInfo, len(t.luns))
+	for i := range t.luns {
+		e := &t.luns[i]
+		infos[i] = e.unit.info()
+		c := t.countersOf(e.num, e.unit)
+		c.info(&infos[i])
+		for _, se := range t.sessions {
+			for _, ln := range se.luns {
+				if ln.count == c {
+					infos[i].Stats.Add(&ln.own)
+				}
+			}
+		}
+		infos[i].LUN, infos[i].Stats.LUN = e.num, e.num
+		infos[i].Queued = infos[i].Stats.Queued()
+	}
+	return infos
+}
+
+// info says what u is.
+func (u *unit) info() LUNInfo {
+	d := u.lu.Describe()
+	return LUNInfo{Controller: d.Controller, Size: d.Size, BlockSize: d.BlockSize, Online: d.Online, Failed: d.Failed, PreventRemoval: d.PreventRemoval, SWP: d.SWP,
+		ReadOnly: d.ReadOnly, Thin: d.Thin, WriteCache: d.WriteCache, Identity: d.Identity, NAA: d.NAA, Serial: d.Serial}
+}
+
+// info adds what c counts. Stats are those of sessions that are no more.
+func (c *lunCounters) info(i *LUNInfo) {
+	i.Stats, i.ReadLatency, i.WriteLatency = c.past, c.read, c.write
+	if len(c.errors) != 0 {
+		i.Errors = make(map[string]uint64, len(c.errors)+1)
+		for k, n := range c.errors {
+			i.Errors[k.String()] = n
+		}
+		if c.moreErrors != 0 {
+			i.Errors[otherErrors] = c.moreErrors
+		}
+	}
+}

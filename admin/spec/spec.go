@@ -102,7 +102,8 @@ type Redirect struct {
 	Address   string `json:"address,omitempty" yaml:"address,omitempty"` // IP address or name
 	Port      int    `json:"port,omitempty" yaml:"port,omitempty"`       // 0: 3260
 	Permanent bool   `json:"permanent,omitempty" yaml:"permanent,omitempty"`
-	Callback  string `json:"callback,omitempty" yaml:"-"` // tgt's; kept and shown, never run
+	Temporary bool   `json:"temporary,omitempty" yaml:"-"` // tgt's: it was said, and is shown; what is not Permanent is temporary in any case
+	Callback  string `json:"callback,omitempty" yaml:"-"`  // tgt's; kept and shown, never run
 }
 
 // A LUN is one disk of a target. A zero field is its default.

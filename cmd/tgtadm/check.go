@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+)
+
+// check refuses, in tgtadm's order and words, what the daemon need not be asked.
+func (c *command) check() error {
+	switch {
+	case c.op < 0:
+		return fmt.Errorf("tgtadm: specify the operation type")
+	case c.mode < 0:
+		return fmt.Errorf("tgtadm: specify the mode")
+	}
+	switch c.mode {
+	case modeSystem:
+		return c.checkSystem()
+	case modeTarget:
+		return c.checkTarget()
+	case modeAccount:
+		return c.checkAccount()
+	case modeDevice:
+		return c.checkDevice()
+	case modePortal:
+		return c.checkPortal()
+	case modeLLD:
+		switch c.op {
+		case opStart, opStop, opShow:
+			return c.allow("LmoC", "lld mode: option '-%c' is not allowed/supported")
+		}
+		return fmt.Errorf("tgtadm: option %d not supported in lld mode", c.op)
+	}
+	return nil // session and connection: whatever is given is sent
+}
+
+// allow refuses, in a message of the given format, the first option that is not among letters.
+func (c *command) allow(letters, format string) error {
+	for _, short := range c.given {
+		if short != 'd' && bytes.IndexByte([]byte(letters), short) < 0 {
+			return fmt.Errorf("tgtadm: "+format, short)
+		}
+	}
+	return nil
+}
+
+// unsupported is the refusal of the operation as such.
+func (c *command) unsupported() error {
+	return fmt.Errorf("tgtadm: operation %s not supported in %s mode", name(ops, c.op), name(modes, c.mode))
+}
+
+func (c *command) needNameAndValue() error {
+	if c.name == nil || c.value == nil {
+		return fmt.Errorf("tgtadm: update operation requires 'name' and 'value' options")
+	}
+	return nil
+}
+
+func (c *command) checkSystem() error {
+	switch c.op {
+	case opUpdate:
+		if err := c.allow("LmonvC", "system mode: option '-%c' is not allowed/supported"); err != nil {
+			return err
+		}
+		return c.needNameAndValue()
+	case opShow, opDelete, opStat:
+		return nil
+	}
+	return c.unsupported()
+}
+
+func (c *command) checkTarget() error {
+	const format = "target mode: option '-%c' is not allowed/supported"
+	if c.op != opShow {
+		switch {
+		case c.tid < 0:
+			return fmt.Errorf("tgtadm: 'tid' option is necessary")
+		case c.tid == 0:
+			return fmt.Errorf("tgtadm: 'tid' cannot be 0")
+		}
+	}
+	switch c.op {
+	case opNew:
+		if err := c.allow("LmotTC", format); err != nil {
+			return err
+		}
+		if c.targetname == nil {
+			return fmt.Errorf("tgtadm: creating new target requires a name, use --targetname")
+		}
+		return nil
+	case opDelete:
+		return c.allow("LmotCF", format)
+	case opShow, opStat:
+		return c.allow("LmotC", format)
+	case opBind, opUnbind:
+		if err := c.allow("LmotIQBHC", format); err != nil {
+			return err
+		}
+		if c.address == nil && c.iqn == nil && c.host == 0 {
+			// The missing blank is tgt's.
+			return fmt.Errorf("tgtadm: %s operation requires initiator-address, initiator-nameor bus", name(ops, c.op))
+		}
+		return nil
+	case opUpdate:
+		if err := c.allow("LmotnvC", format); err != nil {
+			return err
+		}
+		return c.needNameAndValue()
+	}
+	return c.unsupported()
+}
+
+func (c *command) checkAccount() error {
+	const format = "account mode: option '-%c' is not allowed/supported"
+	switch c.op {
+	case opNew:
+		if err := c.allow("LmoupfC", format); err != nil {
+			return err
+		}
+		if c.user == nil || c.password == nil {
+			return fmt.Errorf("tgtadm: 'user' and 'password' options are required")
+		}
+		return nil
+	case opShow:
+		return c.allow("LmoC", format)
+	case opDelete:
+		return c.allow("LmouC", format)
+	case opBind, opUnbind:
+		if err := c.allow("LmotuOC", format); err != nil {
+			return err
+		}
+		if c.user == nil {
+			return fmt.Errorf("tgtadm: 'user' option is necessary")
+		}
+		return nil
+	}
+	return c.unsupported()
+}
+
+func (c *command) checkDevice() error {
+	switch {
+	case c.tid < 0:
+		return fmt.Errorf("tgtadm: 'tid' option is necessary")
+	case c.tid == 0:
+		return fmt.Errorf("tgtadm: 'tid' must not be 0")
+	case c.lun == none:
+		return fmt.Errorf("tgtadm: 'lun' option is necessary")
+	}
+	const format = "logicalunit mode: option '-%c' is not allowed/supported"
+	switch c.op {
+	case opNew:
+		if err := c.allow("LmofytlbEYCS", format); err != nil {
+			return err
+		}
+		if c.path == nil && c.deviceType != typeMMC && c.deviceType != typeTape && c.deviceType != typeDisk {
+			return fmt.Errorf("tgtadm: 'backing-store' option is necessary")
+		}
+		return nil
+	case opDelete, opStat:
+		return c.allow("LmotlC", format)
+	case opUpdate:
+		return c.allow("LmofytlPC", "option '-%c' not supported in logicalunit mode")
+	}
+	return c.unsupported()
+}
+
+func (c *command) checkPortal() error {
+	switch c.op {
+	case opNew, opDelete:
+		if err := c.allow("LmoCP", "portal mode: option '-%c' is not allowed/supported"); err != nil {
+			return err
+		}
+		if c.portal == nil {
+			return fmt.Errorf("tgtadm: you must specify --param portal=<portal>")
+		}
+		return nil
+	case opShow:
+		return c.allow("LmoC", "option '-%c' not supported in portal mode")
+	}
+	return c.unsupported()
+}

@@ -20,6 +20,7 @@ import (
 
 // A recorder is a daemon that notes what it is sent and answers as it is told.
 type recorder struct {
+	t        testing.TB
 	prefix   string // what TGT_IPC_SOCKET is to be
 	listener net.Listener
 	requests chan []byte   // every request, whole
@@ -35,7 +36,7 @@ func record(t testing.TB) *recorder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &recorder{prefix: filepath.Join(dir, "s"), requests: make(chan []byte, 64), answers: make(chan []byte, 64), looked: make(chan struct{}, 64)}
+	r := &recorder{t: t, prefix: filepath.Join(dir, "s"), requests: make(chan []byte, 64), answers: make(chan []byte, 64), looked: make(chan struct{}, 64)}
 	if r.listener, err = net.Listen("unix", r.prefix+".0"); err != nil {
 		t.Fatal(err)
 	}
@@ -89,11 +90,16 @@ func (r *recorder) serve(c net.Conn) {
 	_, _ = c.Write(answer)
 }
 
-// sent are the requests that came since the last call.
-func (r *recorder) sent() (requests []string) {
+// sent are the requests that came since the last call, hex and text, without our question for a reason, which must be there
+// when want says so.
+func (r *recorder) sent(want uint32) (requests []string) {
 	for {
 		select {
 		case b := <-r.requests:
+			if got := binary.NativeEndian.Uint32(b[112:]); got != want {
+				r.t.Errorf("a request asks for its reason by %#x, want %#x", got, want)
+			}
+			clear(b[112:116])
 			requests = append(requests, hex.EncodeToString(b[:headerSize])+" "+string(b[headerSize:]))
 		default:
 			return requests

@@ -119,11 +119,14 @@ func TestRandomLines(t *testing.T) {
 	for range lines {
 		args := randomLine(rnd)
 		answer := [][]byte{success(""), success("Target 1: x\n"), success("a\x00b"), answerHeader(uint32(rnd.IntN(27)), 0)}[rnd.IntN(4)]
-		do := func(run func(...string) ran) string {
+		do := func(reason uint32, run func(...string) ran) string {
 			// A success of "system delete" would have both wait for the end of this daemon.
+			for len(r.answers) > 0 {
+				<-r.answers
+			}
 			r.answers <- answerHeader(17, 0)
 			first := run(args...)
-			requests := r.sent()
+			requests := r.sent(reason)
 			if len(requests) == 0 {
 				<-r.answers
 				return fmt.Sprintf("%+v", first.plain())
@@ -131,11 +134,11 @@ func TestRandomLines(t *testing.T) {
 			if n := requests[0][:16]; n != "0000000001000000" {
 				r.answers <- answer
 				first = run(args...)
-				requests = r.sent()
+				requests = r.sent(reason)
 			}
 			return fmt.Sprintf("%+v sent %q", first.plain(), requests)
 		}
-		got, want := do(ours), do(func(args ...string) ran { return theirs(t, tool, args...) })
+		got, want := do(wantReason, ours), do(0, func(args ...string) ran { return theirs(t, tool, args...) })
 		if got != want && !differsForGood(args) {
 			t.Errorf("tgtadm %q:\n%s\nwant\n%s", args, got, want)
 		}

@@ -11,6 +11,9 @@ const (
 	lldSize    = 64
 )
 
+// wantReason, in the header's field "pack" that tgtd never reads, asks lunard for the reason of a refusal (admin/tgtipc).
+const wantReason = 0x726e756c
+
 // header is the request's header, in this machine's byte order, as tgtd reads it.
 func (c *command) header(payload int) []byte {
 	b := make([]byte, headerSize)
@@ -26,6 +29,7 @@ func (c *command) header(payload int) []byte {
 	n.PutUint32(b[100:], c.host)
 	n.PutUint32(b[104:], uint32(c.deviceType))
 	n.PutUint32(b[108:], flag(c.outgoing))
+	n.PutUint32(b[112:], wantReason)
 	n.PutUint32(b[116:], flag(c.force))
 	return b
 }

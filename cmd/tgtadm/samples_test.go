@@ -86,7 +86,7 @@ func TestCommandLines(t *testing.T) {
 			}
 			args = append(args, a)
 		}
-		try := func(who string, run func(...string) ran) []string {
+		try := func(who string, reason uint32, run func(...string) ran) []string {
 			if answer != nil {
 				r.answers <- answer
 			}
@@ -94,7 +94,7 @@ func TestCommandLines(t *testing.T) {
 			if got.plain() != want {
 				t.Errorf("%s: tgtadm %q:\n%+v, want\n%+v", who, args, got, want)
 			}
-			sent := r.sent()
+			sent := r.sent(reason)
 			if (answer != nil) != (len(sent) == 1) {
 				t.Errorf("%s: tgtadm %q sent %q", who, args, sent)
 				for len(r.answers) > 0 {
@@ -103,9 +103,9 @@ func TestCommandLines(t *testing.T) {
 			}
 			return sent
 		}
-		sent := try("ours", ours)
+		sent := try("ours", wantReason, ours)
 		if have {
-			if theirs := try("tgt's", func(args ...string) ran { return theirs(t, tool, args...) }); !slices.Equal(sent, theirs) {
+			if theirs := try("tgt's", 0, func(args ...string) ran { return theirs(t, tool, args...) }); !slices.Equal(sent, theirs) {
 				t.Errorf("tgtadm %q: sent\n%q, tgt's\n%q", args, sent, theirs)
 			}
 		}
@@ -145,7 +145,7 @@ func TestWireRequests(t *testing.T) {
 			t.Errorf("tgtadm %q was not sent: %+v", b.args, got)
 			<-r.answers
 		}
-		if sent, want := r.sent(), []string{header + " " + payload}; !slices.Equal(sent, want) {
+		if sent, want := r.sent(wantReason), []string{header + " " + payload}; !slices.Equal(sent, want) {
 			t.Errorf("tgtadm %q sent\n%q, want\n%q", b.args, sent, want)
 		}
 		var status int

@@ -3,30 +3,32 @@ package main
 import (
 	"bytes"
 	"fmt"
+
+	"github.com/lunar-iscsi/lunar/admin/tgtipc"
 )
 
 // check refuses, in tgtadm's order and words, what the daemon need not be asked.
 func (c *command) check() error {
 	switch {
-	case c.op < 0:
+	case c.op == noOp:
 		return fmt.Errorf("tgtadm: specify the operation type")
-	case c.mode < 0:
+	case c.mode == noMode:
 		return fmt.Errorf("tgtadm: specify the mode")
 	}
 	switch c.mode {
-	case modeSystem:
+	case tgtipc.ModeSystem:
 		return c.checkSystem()
-	case modeTarget:
+	case tgtipc.ModeTarget:
 		return c.checkTarget()
-	case modeAccount:
+	case tgtipc.ModeAccount:
 		return c.checkAccount()
-	case modeDevice:
+	case tgtipc.ModeDevice:
 		return c.checkDevice()
-	case modePortal:
+	case tgtipc.ModePortal:
 		return c.checkPortal()
-	case modeLLD:
+	case tgtipc.ModeLLD:
 		switch c.op {
-		case opStart, opStop, opShow:
+		case tgtipc.OpStart, tgtipc.OpStop, tgtipc.OpShow:
 			return c.allow("LmoC", "lld mode: option '-%c' is not allowed/supported")
 		}
 		return fmt.Errorf("tgtadm: option %d not supported in lld mode", c.op)
@@ -58,12 +60,12 @@ func (c *command) needNameAndValue() error {
 
 func (c *command) checkSystem() error {
 	switch c.op {
-	case opUpdate:
+	case tgtipc.OpUpdate:
 		if err := c.allow("LmonvC", "system mode: option '-%c' is not allowed/supported"); err != nil {
 			return err
 		}
 		return c.needNameAndValue()
-	case opShow, opDelete, opStat:
+	case tgtipc.OpShow, tgtipc.OpDelete, tgtipc.OpStats:
 		return nil
 	}
 	return c.unsupported()
@@ -71,7 +73,7 @@ func (c *command) checkSystem() error {
 
 func (c *command) checkTarget() error {
 	const format = "target mode: option '-%c' is not allowed/supported"
-	if c.op != opShow {
+	if c.op != tgtipc.OpShow {
 		switch {
 		case c.tid < 0:
 			return fmt.Errorf("tgtadm: 'tid' option is necessary")
@@ -80,7 +82,7 @@ func (c *command) checkTarget() error {
 		}
 	}
 	switch c.op {
-	case opNew:
+	case tgtipc.OpNew:
 		if err := c.allow("LmotTC", format); err != nil {
 			return err
 		}
@@ -88,11 +90,11 @@ func (c *command) checkTarget() error {
 			return fmt.Errorf("tgtadm: creating new target requires a name, use --targetname")
 		}
 		return nil
-	case opDelete:
+	case tgtipc.OpDelete:
 		return c.allow("LmotCF", format)
-	case opShow, opStat:
+	case tgtipc.OpShow, tgtipc.OpStats:
 		return c.allow("LmotC", format)
-	case opBind, opUnbind:
+	case tgtipc.OpBind, tgtipc.OpUnbind:
 		if err := c.allow("LmotIQBHC", format); err != nil {
 			return err
 		}
@@ -101,7 +103,7 @@ func (c *command) checkTarget() error {
 			return fmt.Errorf("tgtadm: %s operation requires initiator-address, initiator-nameor bus", name(ops, c.op))
 		}
 		return nil
-	case opUpdate:
+	case tgtipc.OpUpdate:
 		if err := c.allow("LmotnvC", format); err != nil {
 			return err
 		}
@@ -113,7 +115,7 @@ func (c *command) checkTarget() error {
 func (c *command) checkAccount() error {
 	const format = "account mode: option '-%c' is not allowed/supported"
 	switch c.op {
-	case opNew:
+	case tgtipc.OpNew:
 		if err := c.allow("LmoupfC", format); err != nil {
 			return err
 		}
@@ -121,11 +123,11 @@ func (c *command) checkAccount() error {
 			return fmt.Errorf("tgtadm: 'user' and 'password' options are required")
 		}
 		return nil
-	case opShow:
+	case tgtipc.OpShow:
 		return c.allow("LmoC", format)
-	case opDelete:
+	case tgtipc.OpDelete:
 		return c.allow("LmouC", format)
-	case opBind, opUnbind:
+	case tgtipc.OpBind, tgtipc.OpUnbind:
 		if err := c.allow("LmotuOC", format); err != nil {
 			return err
 		}
@@ -143,22 +145,22 @@ func (c *command) checkDevice() error {
 		return fmt.Errorf("tgtadm: 'tid' option is necessary")
 	case c.tid == 0:
 		return fmt.Errorf("tgtadm: 'tid' must not be 0")
-	case c.lun == none:
+	case c.lun == tgtipc.NoLUN:
 		return fmt.Errorf("tgtadm: 'lun' option is necessary")
 	}
 	const format = "logicalunit mode: option '-%c' is not allowed/supported"
 	switch c.op {
-	case opNew:
+	case tgtipc.OpNew:
 		if err := c.allow("LmofytlbEYCS", format); err != nil {
 			return err
 		}
-		if c.path == nil && c.deviceType != typeMMC && c.deviceType != typeTape && c.deviceType != typeDisk {
+		if c.path == nil && c.deviceType != tgtipc.DeviceCD && c.deviceType != tgtipc.DeviceTape && c.deviceType != tgtipc.DeviceDisk {
 			return fmt.Errorf("tgtadm: 'backing-store' option is necessary")
 		}
 		return nil
-	case opDelete, opStat:
+	case tgtipc.OpDelete, tgtipc.OpStats:
 		return c.allow("LmotlC", format)
-	case opUpdate:
+	case tgtipc.OpUpdate:
 		return c.allow("LmofytlPC", "option '-%c' not supported in logicalunit mode")
 	}
 	return c.unsupported()
@@ -166,7 +168,7 @@ func (c *command) checkDevice() error {
 
 func (c *command) checkPortal() error {
 	switch c.op {
-	case opNew, opDelete:
+	case tgtipc.OpNew, tgtipc.OpDelete:
 		if err := c.allow("LmoCP", "portal mode: option '-%c' is not allowed/supported"); err != nil {
 			return err
 		}
@@ -174,7 +176,7 @@ func (c *command) checkPortal() error {
 			return fmt.Errorf("tgtadm: you must specify --param portal=<portal>")
 		}
 		return nil
-	case opShow:
+	case tgtipc.OpShow:
 		return c.allow("LmoC", "option '-%c' not supported in portal mode")
 	}
 	return c.unsupported()

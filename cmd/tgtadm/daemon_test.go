@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/lunar-iscsi/lunar/admin/tgtipc"
 	"github.com/lunar-iscsi/lunar/test/deps"
 )
 
@@ -62,7 +63,7 @@ func record(t testing.TB) *recorder {
 
 func (r *recorder) serve(c net.Conn) {
 	defer c.Close()
-	request := make([]byte, headerSize)
+	request := make([]byte, tgtipc.HeaderSize)
 	if _, err := io.ReadFull(c, request); err != nil {
 		select {
 		case r.looked <- struct{}{}:
@@ -70,8 +71,8 @@ func (r *recorder) serve(c net.Conn) {
 		}
 		return
 	}
-	if n := binary.NativeEndian.Uint32(request[72:]); n > headerSize {
-		rest := make([]byte, n-headerSize)
+	if n := binary.NativeEndian.Uint32(request[72:]); n > tgtipc.HeaderSize {
+		rest := make([]byte, n-tgtipc.HeaderSize)
 		if _, err := io.ReadFull(c, rest); err != nil {
 			return
 		}
@@ -100,7 +101,7 @@ func (r *recorder) sent(want uint32) (requests []string) {
 				r.t.Errorf("a request asks for its reason by %#x, want %#x", got, want)
 			}
 			clear(b[112:116])
-			requests = append(requests, hex.EncodeToString(b[:headerSize])+" "+string(b[headerSize:]))
+			requests = append(requests, hex.EncodeToString(b[:tgtipc.HeaderSize])+" "+string(b[tgtipc.HeaderSize:]))
 		default:
 			return requests
 		}
@@ -116,9 +117,9 @@ func success(text string) []byte {
 }
 
 func answerHeader(number uint32, text int) []byte {
-	b := make([]byte, answerSize)
+	b := make([]byte, tgtipc.ResponseSize)
 	binary.NativeEndian.PutUint32(b, number)
-	binary.NativeEndian.PutUint32(b[4:], uint32(answerSize+text))
+	binary.NativeEndian.PutUint32(b[4:], uint32(tgtipc.ResponseSize+text))
 	return b
 }
 

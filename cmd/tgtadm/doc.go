@@ -6,5 +6,5 @@
 // daemon to say, lunard or the real tgtd, and where lunard says why it refused, that follows on a second line of stderr.
 //
 // One file is one step: getopt.go (glibc's rules of a command line), number.go (strtoull's), options.go (what each option sets),
-// check.go (what tgtadm refuses to send), request.go (the bytes), exchange.go (the socket), errors.go (the daemon's numbers in words).
+// check.go (what tgtadm refuses to send), request.go (what is sent), exchange.go (the socket). The protocol's words are admin/tgtipc's.
 package main

@@ -12,20 +12,18 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lunar-iscsi/lunar/admin/tgtipc"
 )
 
 const (
-	defaultSocket = "/var/run/tgtd/socket" // TGT_IPC_SOCKET names another; the control port follows as a suffix
-	maxSocketPath = 107                    // struct sockaddr_un has 108 bytes, one of them the NUL
-	answerSize    = 8                      // the header of an answer: error number, length of all
+	maxSocketPath = 107 // struct sockaddr_un has 108 bytes, one of them the NUL
 
 	// An answer takes as long as the call under way needs, a store on a slow cluster to be opened among others. tgt's own tgtadm
 	// waits without bound.
 	answerTimeout = 5 * time.Minute
 	// After "system delete" the daemon is gone when its socket refuses; it is asked this often, and no longer than answerTimeout.
 	gonePoll = 100 * time.Millisecond
-	// What of a reason is read and shown.
-	maxReason = 4096
 )
 
 // An ipcError is what went wrong with the socket, in tgtadm's words, and the status it exits with.
@@ -39,17 +37,17 @@ func (e *ipcError) Error() string { return "tgtadm: " + e.text }
 
 // A refusedError is the daemon's refusal.
 type refusedError struct {
-	number uint32
+	number tgtipc.Errno
 	reason string // lunard's; empty from tgtd
 }
 
-func (e *refusedError) Error() string { return "tgtadm: " + refusal(e.number) }
+func (e *refusedError) Error() string { return "tgtadm: " + e.number.String() }
 
 // socketPath is the path of the socket of a control port.
 func socketPath(port uint64) string {
-	prefix, ok := os.LookupEnv("TGT_IPC_SOCKET")
+	prefix, ok := os.LookupEnv(tgtipc.PrefixEnv)
 	if !ok {
-		prefix = defaultSocket
+		prefix = tgtipc.DefaultPrefix
 	}
 	return prefix + "." + strconv.FormatUint(port, 10)
 }
@@ -86,24 +84,18 @@ func (c *command) exchange(ctx context.Context, out, stderr io.Writer) error {
 	if err := conn.SetDeadline(deadline); err != nil {
 		return broken("failed to send request hdr to tgt daemon", err)
 	}
-	payload := c.payload()
-	header := c.header(len(payload))
-	if _, err := conn.Write(header); err != nil {
+	request := c.request()
+	if _, err := conn.Write(request); err != nil {
 		return broken("failed to send request hdr to tgt daemon", err)
-	}
-	if len(payload) != 0 {
-		if _, err := conn.Write(payload); err != nil {
-			return broken("failed to send request buf to tgt daemon", err)
-		}
 	}
 	if c.debug {
 		// 348 is a line of tgt's source, as its 1.0.85 prints it.
-		fmt.Fprintf(stderr, "ipc_mgmt_req 348: sent to tgtd %d\n", len(header)+len(payload))
+		fmt.Fprintf(stderr, "ipc_mgmt_req 348: sent to tgtd %d\n", len(request))
 	}
 	if err := answer(conn, out, stderr); err != nil {
 		return err
 	}
-	if c.mode == modeSystem && c.op == opDelete {
+	if c.mode == tgtipc.ModeSystem && c.op == tgtipc.OpDelete {
 		return gone(ctx, path)
 	}
 	return nil
@@ -111,7 +103,7 @@ func (c *command) exchange(ctx context.Context, out, stderr io.Writer) error {
 
 // answer reads the daemon's answer. A connection that ends without one is success to tgtadm's callers, whatever stands on stderr.
 func answer(conn io.Reader, out, stderr io.Writer) error {
-	var header [answerSize]byte
+	var header [tgtipc.ResponseSize]byte
 	switch n, err := io.ReadFull(conn, header[:]); {
 	case n == 0 && err == io.EOF:
 		fmt.Fprintln(stderr, "tgtadm: tgtd closed the socket")
@@ -122,11 +114,11 @@ func answer(conn io.Reader, out, stderr io.Writer) error {
 	case err != nil:
 		return broken("can't get the response", err)
 	}
-	number := binary.NativeEndian.Uint32(header[:])
-	rest := int64(binary.NativeEndian.Uint32(header[4:])) - answerSize
+	number := tgtipc.Errno(binary.NativeEndian.Uint32(header[:]))
+	rest := int64(binary.NativeEndian.Uint32(header[4:])) - tgtipc.ResponseSize
 	text := &untilNUL{Reader: io.LimitReader(conn, max(rest, 0))}
 	if number != 0 {
-		reason, _ := io.ReadAll(io.LimitReader(text, maxReason)) // a broken connection takes nothing from the refusal itself
+		reason, _ := io.ReadAll(io.LimitReader(text, tgtipc.MaxReason)) // a broken connection takes nothing from the refusal itself
 		return &refusedError{number, strings.TrimSpace(string(reason))}
 	}
 	_, err := io.Copy(out, text)

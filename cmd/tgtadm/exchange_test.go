@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lunar-iscsi/lunar/admin/tgtipc"
 	"github.com/lunar-iscsi/lunar/test/deps"
 )
 
@@ -63,8 +64,8 @@ func TestReason(t *testing.T) {
 			t.Errorf("tgt's: %+v", got)
 		}
 	}
-	r.answers <- append(answerHeader(17, 3*maxReason), strings.Repeat("x", 3*maxReason)...)
-	if got := ours("--mode", "sess", "--op", "show"); len(got.stderr) > maxReason+100 {
+	r.answers <- append(answerHeader(17, 3*tgtipc.MaxReason), strings.Repeat("x", 3*tgtipc.MaxReason)...)
+	if got := ours("--mode", "sess", "--op", "show"); len(got.stderr) > tgtipc.MaxReason+100 {
 		t.Errorf("a reason of %d bytes", len(got.stderr))
 	}
 }
@@ -193,7 +194,7 @@ func TestSocketIsAFile(t *testing.T) {
 	t.Setenv("TGT_IPC_SOCKET", "@s")
 	go func() {
 		if c, err := l.Accept(); err == nil {
-			_, _ = c.Read(make([]byte, headerSize))
+			_, _ = c.Read(make([]byte, tgtipc.HeaderSize))
 			_, _ = c.Write(success("found\n"))
 			c.Close()
 		}

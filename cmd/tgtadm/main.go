@@ -8,6 +8,12 @@ import (
 	"os"
 )
 
+// The exit statuses that are not an errno of the socket's.
+const (
+	exitWord  = 1  // an unknown mode or operation
+	exitUsage = 22 // every other mistake, and every refusal by the daemon (EINVAL)
+)
+
 // version is set by the build (-ldflags -X main.version=…).
 var version = "devel"
 

@@ -3,9 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"strings"
+
+	"github.com/lunar-iscsi/lunar/admin/tgtipc"
 )
 
 // options are the words and letters of tgtadm's command line, in the order in which glibc lists those that an abbreviation may mean.
@@ -44,67 +45,39 @@ var options = []option{
 }
 
 // The words of --mode and --op, in tgt's numbering. Abbreviations of words are not taken.
-type word struct {
+type word[N comparable] struct {
 	text string
-	n    int32
+	n    N
 }
 
-const (
-	modeSystem int32 = iota
-	modeTarget
-	modeDevice
-	modePortal
-	modeLLD
-	modeSession
-	modeConnection
-	modeAccount
-)
-
-const (
-	opNew int32 = iota
-	opDelete
-	opShow
-	opBind
-	opUnbind
-	opUpdate
-	opStat
-	opStart
-	opStop
-)
-
-var modes = []word{
-	{"system", modeSystem}, {"sys", modeSystem}, {"target", modeTarget}, {"tgt", modeTarget}, {"logicalunit", modeDevice}, {"lu", modeDevice},
-	{"portal", modePortal}, {"pt", modePortal}, {"session", modeSession}, {"sess", modeSession}, {"connection", modeConnection},
-	{"conn", modeConnection}, {"account", modeAccount}, {"lld", modeLLD},
+var modes = []word[tgtipc.Mode]{
+	{"system", tgtipc.ModeSystem}, {"sys", tgtipc.ModeSystem}, {"target", tgtipc.ModeTarget}, {"tgt", tgtipc.ModeTarget}, {"logicalunit", tgtipc.ModeDevice}, {"lu", tgtipc.ModeDevice},
+	{"portal", tgtipc.ModePortal}, {"pt", tgtipc.ModePortal}, {"session", tgtipc.ModeSession}, {"sess", tgtipc.ModeSession}, {"connection", tgtipc.ModeConnection},
+	{"conn", tgtipc.ModeConnection}, {"account", tgtipc.ModeAccount}, {"lld", tgtipc.ModeLLD},
 }
 
-var ops = []word{
-	{"new", opNew}, {"delete", opDelete}, {"bind", opBind}, {"unbind", opUnbind}, {"show", opShow}, {"update", opUpdate},
-	{"stat", opStat}, {"start", opStart}, {"stop", opStop},
+var ops = []word[tgtipc.Op]{
+	{"new", tgtipc.OpNew}, {"delete", tgtipc.OpDelete}, {"bind", tgtipc.OpBind}, {"unbind", tgtipc.OpUnbind}, {"show", tgtipc.OpShow}, {"update", tgtipc.OpUpdate},
+	{"stat", tgtipc.OpStats}, {"start", tgtipc.OpStart}, {"stop", tgtipc.OpStop},
 }
 
-const (
-	typeDisk int32 = 0
-	typeTape int32 = 1
-	typeMMC  int32 = 5
-)
-
-var deviceTypes = []word{
-	{"disk", typeDisk}, {"tape", typeTape}, {"ssc", typeTape}, {"cd", typeMMC}, {"changer", 8}, {"osd", 0x11}, {"pt", 0xff},
+var deviceTypes = []word[uint32]{
+	{"disk", tgtipc.DeviceDisk}, {"tape", tgtipc.DeviceTape}, {"ssc", tgtipc.DeviceTape}, {"cd", tgtipc.DeviceCD},
+	{"changer", tgtipc.DeviceChanger}, {"osd", tgtipc.DeviceOSD}, {"pt", tgtipc.DevicePassthrough},
 }
 
 // value is the number of text among words.
-func value(words []word, text string) (int32, bool) {
+func value[N comparable](words []word[N], text string) (n N, ok bool) {
 	for _, w := range words {
 		if w.text == text {
 			return w.n, true
 		}
 	}
-	return 0, false
+	return n, false
 }
 
 // name is the first word with the number n: what messages call it.
-func name(words []word, n int32) string {
+func name[N comparable](words []word[N], n N) string {
 	for _, w := range words {
 		if w.n == n {
 			return w.text
@@ -113,17 +86,21 @@ func name(words []word, n int32) string {
 	return ""
 }
 
-// none is tgt's mark for a LUN that was not given, and -1 the one for a tid, an op and a mode.
-const none = math.MaxUint64
+// What stands for an operation and a mode that were not given; tgtipc.NoTID and NoLUN are tgt's marks for a tid and a LUN.
+const (
+	noOp   = ^tgtipc.Op(0)
+	noMode = ^tgtipc.Mode(0)
+)
 
 // A command is what a command line has set. A nil text was not given.
 type command struct {
-	op, mode   int32
+	op         tgtipc.Op
+	mode       tgtipc.Mode
 	lld        string
 	tid        int32
 	sid, lun   uint64
 	cid, host  uint32
-	deviceType int32
+	deviceType uint32
 	outgoing   bool
 	force      bool
 
@@ -145,7 +122,7 @@ type wordError struct{ error }
 
 // parse reads a command line; args[0] is the program, as it was called.
 func parse(args []string) (*command, error) {
-	c := &command{op: -1, mode: -1, tid: -1, lun: none}
+	c := &command{op: noOp, mode: noMode, tid: tgtipc.NoTID, lun: tgtipc.NoLUN}
 	_, inOrder := os.LookupEnv("POSIXLY_CORRECT")
 	g := &getopt{program: args[0], options: options, inOrder: inOrder, args: args[1:]}
 	for {
@@ -248,7 +225,7 @@ func (c *command) text(short byte) **string {
 		return &c.password
 	case 'P':
 		// What it is depends on the mode that was given before it.
-		if c.mode == modePortal {
+		if c.mode == tgtipc.ModePortal {
 			return &c.portal
 		}
 		return &c.params

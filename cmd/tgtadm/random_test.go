@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/lunar-iscsi/lunar/admin/tgtipc"
 	"github.com/lunar-iscsi/lunar/test/deps"
 )
 
@@ -138,7 +139,7 @@ func TestRandomLines(t *testing.T) {
 			}
 			return fmt.Sprintf("%+v sent %q", first.plain(), requests)
 		}
-		got, want := do(wantReason, ours), do(0, func(args ...string) ran { return theirs(t, tool, args...) })
+		got, want := do(tgtipc.WantReason, ours), do(0, func(args ...string) ran { return theirs(t, tool, args...) })
 		if got != want && !differsForGood(args) {
 			t.Errorf("tgtadm %q:\n%s\nwant\n%s", args, got, want)
 		}

@@ -1,37 +1,18 @@
 package main
 
 import (
-	"encoding/binary"
 	"strings"
+
+	"github.com/lunar-iscsi/lunar/admin/tgtipc"
 )
 
-// headerSize is the length of a request's header on the management socket; lldSize that of the driver's name in it.
-const (
-	headerSize = 120
-	lldSize    = 64
-)
-
-// wantReason, in the header's field "pack" that tgtd never reads, asks lunard for the reason of a refusal (admin/tgtipc).
-const wantReason = 0x726e756c
-
-// header is the request's header, in this machine's byte order, as tgtd reads it.
-func (c *command) header(payload int) []byte {
-	b := make([]byte, headerSize)
-	n := binary.NativeEndian
-	n.PutUint32(b[0:], uint32(c.mode))
-	n.PutUint32(b[4:], uint32(c.op))
-	copy(b[8:8+lldSize], c.lld)
-	n.PutUint32(b[72:], uint32(headerSize+payload))
-	n.PutUint32(b[76:], uint32(c.tid))
-	n.PutUint64(b[80:], c.sid)
-	n.PutUint64(b[88:], c.lun)
-	n.PutUint32(b[96:], c.cid)
-	n.PutUint32(b[100:], c.host)
-	n.PutUint32(b[104:], uint32(c.deviceType))
-	n.PutUint32(b[108:], flag(c.outgoing))
-	n.PutUint32(b[112:], wantReason)
-	n.PutUint32(b[116:], flag(c.force))
-	return b
+// request is the whole of what is sent. It asks for the reason of a refusal, which tgtd does not notice.
+func (c *command) request() []byte {
+	h := tgtipc.Header{
+		Mode: c.mode, Op: c.op, LLD: c.lld, TID: c.tid, SID: c.sid, LUN: c.lun, CID: c.cid, Host: c.host, DeviceType: c.deviceType,
+		Direction: flag(c.outgoing), Force: flag(c.force), Pack: tgtipc.WantReason,
+	}
+	return h.Append(nil, c.payload())
 }
 
 func flag(set bool) uint32 {
@@ -41,8 +22,8 @@ func flag(set bool) uint32 {
 	return 0
 }
 
-// payload is what follows the header: the keys that were given, in tgt's order, and a NUL; nothing when none was.
-func (c *command) payload() []byte {
+// payload is what follows the header, without its NUL: the keys that were given, in tgt's order.
+func (c *command) payload() string {
 	var parts []string
 	add := func(key string, v *string) {
 		if v != nil {
@@ -57,7 +38,7 @@ func (c *command) payload() []byte {
 		parts = append(parts, *c.name+"="+v)
 	}
 	add("path=", c.path)
-	if c.deviceType == typeTape {
+	if c.deviceType == tgtipc.DeviceTape {
 		parts = append(parts, "bstype=ssc") // whatever was asked for
 	} else {
 		add("bstype=", c.bstype)
@@ -76,8 +57,5 @@ func (c *command) payload() []byte {
 	if c.portal != nil {
 		parts = append(parts, "portalOps "+*c.portal+",")
 	}
-	if len(parts) == 0 {
-		return nil
-	}
-	return append([]byte(strings.Join(parts, ",")), 0)
+	return strings.Join(parts, ",")
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lunar-iscsi/lunar/admin/tgtipc"
 	"github.com/lunar-iscsi/lunar/test/deps"
 )
 
@@ -60,8 +61,10 @@ func (r ran) answer() []byte {
 		return success(r.stdout)
 	}
 	text, ok := strings.CutPrefix(strings.TrimSuffix(r.stderr, "\n"), "tgtadm: ")
-	if n := slices.Index(refusals[:], text); ok && n > 0 {
-		return answerHeader(uint32(n), 0)
+	for n := tgtipc.ErrUnknown; ok && n <= tgtipc.ErrPreventRemoval; n++ {
+		if n.String() == text {
+			return answerHeader(uint32(n), 0)
+		}
 	}
 	return nil
 }
@@ -103,7 +106,7 @@ func TestCommandLines(t *testing.T) {
 			}
 			return sent
 		}
-		sent := try("ours", wantReason, ours)
+		sent := try("ours", tgtipc.WantReason, ours)
 		if have {
 			if theirs := try("tgt's", 0, func(args ...string) ran { return theirs(t, tool, args...) }); !slices.Equal(sent, theirs) {
 				t.Errorf("tgtadm %q: sent\n%q, tgt's\n%q", args, sent, theirs)
@@ -145,7 +148,7 @@ func TestWireRequests(t *testing.T) {
 			t.Errorf("tgtadm %q was not sent: %+v", b.args, got)
 			<-r.answers
 		}
-		if sent, want := r.sent(wantReason), []string{header + " " + payload}; !slices.Equal(sent, want) {
+		if sent, want := r.sent(tgtipc.WantReason), []string{header + " " + payload}; !slices.Equal(sent, want) {
 			t.Errorf("tgtadm %q sent\n%q, want\n%q", b.args, sent, want)
 		}
 		var status int

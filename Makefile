@@ -17,7 +17,7 @@ SOAKTIME ?= 10m
 SOAKSEED ?=
 
 # What of other people's programs is fetched (scripts/test-deps), and in addition for the long tests.
-DEPSETS = test guest
+DEPSETS = test guest tgt
 e2e: DEPSETS += qemu postgres
 
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0

@@ -10,7 +10,10 @@ import (
 	"testing"
 )
 
-var build = sync.OnceValues(buildLunard)
+var (
+	build       = sync.OnceValues(func() (string, error) { return buildCommand("lunard") })
+	buildTgtadm = sync.OnceValues(func() (string, error) { return buildCommand("tgtadm") })
+)
 
 // Binary is the path of the lunard under test, built on first use.
 func Binary(t testing.TB) string {
@@ -30,23 +33,33 @@ func Build() (string, error) {
 	return build()
 }
 
-func buildLunard() (string, error) {
+// Tgtadm is the path of our tgtadm, built on first use.
+func Tgtadm(t testing.TB) string {
+	t.Helper()
+	p, err := buildTgtadm()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func buildCommand(command string) (string, error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err
 	}
 	// A place of its own, so that a test never replaces the bin/lunard that somebody runs.
-	name, args := "lunard", []string{"build"}
+	name, args := command, []string{"build"}
 	cgo := "CGO_ENABLED=0"
 	if os.Getenv("LUNAR_RACE") == "1" {
-		name, args, cgo = "lunard-race", append(args, "-race"), "CGO_ENABLED=1"
+		name, args, cgo = command+"-race", append(args, "-race"), "CGO_ENABLED=1"
 	}
 	out := filepath.Join(root, "bin", "test", name)
-	c := exec.Command("go", append(args, "-o", out, "./cmd/lunard")...)
+	c := exec.Command("go", append(args, "-o", out, "./cmd/"+command)...)
 	c.Dir = root
 	c.Env = append(os.Environ(), cgo)
 	if msg, err := c.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building lunard: %w\n%s", err, msg)
+		return "", fmt.Errorf("building %s: %w\n%s", command, err, msg)
 	}
 	return out, nil
 }

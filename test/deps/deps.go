@@ -104,6 +104,14 @@ func (tl *Tool) Env() []string {
 	if dir := tl.lib("qemu"); dir != "" {
 		env = append(env, "QEMU_MODULE_DIR="+dir)
 	}
+	var perl []string
+	for _, pattern := range []string{"usr/share/perl5", "usr/share/perl/5.*", "usr/lib/*-linux-gnu*/perl5/5.*", "usr/lib/*-linux-gnu*/perl/5.*"} {
+		dirs, _ := filepath.Glob(filepath.Join(tl.root, pattern))
+		perl = append(perl, dirs...)
+	}
+	if len(perl) != 0 {
+		env = append(env, "PERL5LIB="+strings.Join(perl, ":"))
+	}
 	return env
 }
 

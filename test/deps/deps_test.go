@@ -28,14 +28,15 @@ func unpacked(t *testing.T, files ...string) (root string) {
 
 func TestLookupPrefersTheCache(t *testing.T) {
 	root := unpacked(t, "usr/sbin/sh", "usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so",
-		"usr/lib/x86_64-linux-gnu/nbdkit/filters/nbdkit-delay-filter.so")
+		"usr/lib/x86_64-linux-gnu/nbdkit/filters/nbdkit-delay-filter.so", "usr/share/perl5/Config/General.pm")
 	sh, ok := Lookup("sh")
 	if !ok || sh.Path != filepath.Join(root, "usr/sbin/sh") {
 		t.Fatalf("sh = %+v, %v; want the one below %s", sh, ok, root)
 	}
 	env := sh.Command(t.Context()).Env
 	lib := filepath.Join(root, "usr/lib/x86_64-linux-gnu")
-	for _, want := range []string{"LD_LIBRARY_PATH=" + lib, "QEMU_MODULE_DIR=" + lib + "/qemu", "LC_ALL=C"} {
+	for _, want := range []string{"LD_LIBRARY_PATH=" + lib, "QEMU_MODULE_DIR=" + lib + "/qemu", "LC_ALL=C",
+		"PERL5LIB=" + filepath.Join(root, "usr/share/perl5")} {
 		if !slices.Contains(env, want) {
 			t.Errorf("no %s in the environment", want)
 		}

@@ -1,11 +1,9 @@
 package tgtvolume
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"slices"
-	"strconv"
+	"math"
 	"strings"
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
@@ -15,7 +13,8 @@ import (
 var ErrUnknown = errors.New("no such parameter")
 
 // Update sets one parameter of a LUN, as tgt's --params does: texts that are too long are cut, numbers are read up to what is no digit.
-func Update(l *spec.LUN, key, value string) error {
+// Flags are atoi's: "Yes" is 0. known is as of URI.
+func Update(l *spec.LUN, key, value string, known func(scheme string) bool) error {
 	var s *string
 	most := 0
 	switch key {
@@ -32,21 +31,22 @@ func Update(l *spec.LUN, key, value string) error {
 	case "mode_page":
 		return modePage(l, value)
 	case "path":
-		return setPath(l, value)
+		return setPath(l, value, known)
 	}
 	if s != nil {
 		*s = value[:min(len(value), most)]
 		return nil
 	}
-	n := atoi(value)
-	on := n != 0
+	n := int(min(max(Decimal(value), 0), math.MaxInt32))
+	on := Decimal(value) != 0
 	switch key {
 	case "readonly":
 		l.ReadOnly = on
 	case "removable":
 		l.Removable = on
 	case "online":
-		l.Offline = !on
+		// Without a medium there is nothing to bring online; tgtd takes no notice.
+		l.Offline = !on || l.Volume == ""
 	case "sense_format":
 		l.DescriptorSense = on
 	case "thin_provisioning":
@@ -59,55 +59,67 @@ func Update(l *spec.LUN, key, value string) error {
 		l.OptimalGranularity = n
 	case "optimal_xfer_len":
 		l.OptimalLength = n
-	case "lbppbe":
-		if n < 0 || n > 11 {
-			return fmt.Errorf("lbppbe=%s: want 0 to 11, as the power of two of logical blocks in a physical one", value)
-		}
-		l.PhysicalBlock = cmp.Or(l.BlockSize, 512) << n
+	case "lbppbe": // an exponent: logical blocks in a physical one
+		l.PhysicalBlock = max(l.BlockSize, 512) << min(n, maxExponent)
 	default:
 		return fmt.Errorf("%s: %w of a LUN", key, ErrUnknown)
 	}
 	return nil
 }
 
-// modePage keeps a page as it was given, one for each page and subpage.
+// maxExponent is the largest that READ CAPACITY(16) has room for (SBC-3 §5.16.2).
+const maxExponent = 15
+
+// modePage reads PAGE:SUBPAGE:LENGTH:BYTE:…, where bytes may be missing. What lunar has of the pages takes effect; each page is kept
+// as it was given, once.
 func modePage(l *spec.LUN, value string) error {
-	page, sub, err := pageOf(value)
-	if err != nil {
-		return err
+	p := readPage(value)
+	if int64(len(p.data)) > p.length {
+		return fmt.Errorf("mode page %02Xh: %d bytes are given and its length is %d", p.page, len(p.data), p.length)
 	}
 	// A slice of its own: the LUN that l is a copy of keeps what it has.
-	l.ModePages = slices.DeleteFunc(slices.Clone(l.ModePages), func(have string) bool {
-		p, s, err := pageOf(have)
-		return err == nil && p == page && s == sub
-	})
-	l.ModePages = append(l.ModePages, value)
+	pages := make([]string, 0, len(l.ModePages)+1)
+	for _, have := range l.ModePages {
+		if h := readPage(have); h.page != p.page || h.sub != p.sub {
+			pages = append(pages, have)
+		}
+	}
+	l.ModePages = append(pages, value)
+	if len(p.data) == 0 || p.sub != 0 {
+		return nil
+	}
+	switch p.page {
+	case 0x08: // caching: WCE (SBC-3 §6.5.5)
+		wce := p.data[0]&0x04 != 0
+		l.WriteCache = &wce
+	case 0x0a: // control: D_SENSE (SPC-4 §7.5.8)
+		l.DescriptorSense = p.data[0]&0x04 != 0
+	}
 	return nil
 }
 
-func pageOf(value string) (page, sub uint64, err error) {
-	fields := strings.Split(value, ":")
-	if len(fields) < 3 {
-		return 0, 0, fmt.Errorf("mode_page=%s: want PAGE:SUBPAGE:LENGTH:BYTE:…", value)
+type page struct {
+	page, sub, length int64
+	data              []int64
+}
+
+func readPage(value string) page {
+	var n []int64
+	for f := range strings.SplitSeq(value, ":") {
+		d, _, _ := Number(f)
+		n = append(n, d)
 	}
-	var n [3]uint64
-	for i := range fields {
-		x, err := strconv.ParseUint(strings.TrimSpace(fields[i]), 0, 16)
-		if err != nil || i != 2 && x > 255 {
-			return 0, 0, fmt.Errorf("mode_page=%s: %q is no byte", value, fields[i])
-		}
-		if i < 3 {
-			n[i] = x
-		}
+	for len(n) < 3 {
+		n = append(n, 0)
 	}
-	if n[2] < uint64(len(fields)-3) {
-		return 0, 0, fmt.Errorf("mode_page=%s: %d bytes, and a length of %d", value, len(fields)-3, n[2])
-	}
-	return n[0], n[1], nil
+	return page{n[0] & 0xff, n[1] & 0xff, n[2] & 0xffff, n[3:]}
 }
 
 // setPath gives a LUN that is offline another volume of the same kind of store.
-func setPath(l *spec.LUN, path string) error {
+func setPath(l *spec.LUN, path string, known func(string) bool) error {
+	if path == "" {
+		return errors.New("path: want a file or device")
+	}
 	if !l.Offline {
 		return errors.New("path: the LUN is online; set online=0 first")
 	}
@@ -116,27 +128,10 @@ func setPath(l *spec.LUN, path string) error {
 		s = *l.Tgt
 	}
 	s.Path = path
-	uri, err := URI(s)
+	uri, err := URI(s, known)
 	if err != nil {
 		return err
 	}
 	l.Volume, l.Tgt = uri, &s
 	return nil
-}
-
-// atoi reads a number as C's atoi does: what is none is 0.
-func atoi(s string) int {
-	s = strings.TrimLeft(s, " \t\n\v\f\r")
-	end := 0
-	if s != "" && (s[0] == '-' || s[0] == '+') {
-		end = 1
-	}
-	for end < len(s) && s[end] >= '0' && s[end] <= '9' {
-		end++
-	}
-	n, err := strconv.ParseInt(s[:end], 10, 32)
-	if err != nil && !errors.Is(err, strconv.ErrRange) {
-		return 0
-	}
-	return int(n)
 }

@@ -106,7 +106,7 @@ func NewDisk(st backstore.Store, host Host, cfg DiskConfig) (*LU, error) {
 			return nil, fmt.Errorf("the saved persistent reservations: %w", err)
 		}
 	}
-	lu.cfg.Persistence, lu.cfg.Reservations = nil, nil
+	lu.cfg.Persistence, lu.cfg.Reservations, lu.cfg.Identity = nil, nil, sh.id.volume
 	lu.setStore(st)
 	lu.unloaded = st == nil
 	lu.readyChanged()

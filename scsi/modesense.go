@@ -93,12 +93,9 @@ func prepareModeSense(_ *LU, c *Command) bool {
 func executeModeSense(lu *LU, c *Command) Outcome {
 	six := c.CDB[0] == cdb.ModeSense6
 	page, control := c.CDB[2]&0x3f, c.CDB[2]>>6
-	device := byte(0)
+	device := lu.deviceSpecific()
 	if lu.protects(c) {
-		device |= 0x80 // WP
-	}
-	if lu.fua != noFUA {
-		device |= 0x10 // DPOFUA
+		device |= 0x80 // WP, of the nexus
 	}
 	b := c.buffer(8)
 	if six {
@@ -126,6 +123,17 @@ func executeModeSense(lu *LU, c *Command) Outcome {
 	}
 	binary.BigEndian.PutUint16(b[6:], uint16(descriptors))
 	return c.reply(b, uint64(binary.BigEndian.Uint16(c.CDB[7:])))
+}
+
+// deviceSpecific returns the DEVICE-SPECIFIC PARAMETER of a mode parameter header.
+func (lu *LU) deviceSpecific() (b byte) {
+	if lu.protected {
+		b |= 0x80 // WP
+	}
+	if lu.fua != noFUA {
+		b |= 0x10 // DPOFUA
+	}
+	return b
 }
 
 // appendBlockDescriptor appends the short or the long LBA mode parameter block descriptor.

@@ -30,10 +30,15 @@ func executeReadCapacity16(lu *LU, c *Command) Outcome {
 		return Done
 	}
 	b := c.buffer(32)
+	lu.putCapacity(b)
+	return c.reply(b, uint64(binary.BigEndian.Uint32(c.CDB[10:])))
+}
+
+// putCapacity fills in the parameter data of READ CAPACITY(16), 32 bytes of zeroes.
+func (lu *LU) putCapacity(b []byte) {
 	binary.BigEndian.PutUint64(b, lu.blocks-1)
 	binary.BigEndian.PutUint32(b[8:], lu.blockSize)
 	b[13] = lu.physShift // LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT
 	b[14] = lu.provisioning() | byte(lu.lowestAligned>>8)
 	b[15] = byte(lu.lowestAligned)
-	return c.reply(b, uint64(binary.BigEndian.Uint32(c.CDB[10:])))
 }

@@ -32,18 +32,23 @@ var ErrNoMedium = errors.New("the disk has no medium")
 // it brings it back, of which each nexus hears (28h/00h). Reservations, mode parameters and unit attentions stay. force takes
 // it away from a nexus that prevents that; the error is then not ErrRemovalPrevented.
 func (lu *LU) SetOnline(online, force bool) error {
-	switch {
-	case online && lu.store == nil:
-		return ErrNoMedium
-	case online == !lu.unloaded:
-		return nil
-	case !online && lu.prevents != 0 && !force:
-		return ErrRemovalPrevented
+	if err := lu.mayBeOnline(online, force); err != nil || online == !lu.unloaded {
+		return err
 	}
 	lu.unloaded = !online
 	lu.readyChanged()
 	if online {
 		lu.Raise(sense.MediumMayHaveChanged, nil)
+	}
+	return nil
+}
+
+func (lu *LU) mayBeOnline(online, force bool) error {
+	switch {
+	case online && lu.store == nil:
+		return ErrNoMedium
+	case !online && !lu.unloaded && lu.prevents != 0 && !force:
+		return ErrRemovalPrevented
 	}
 	return nil
 }

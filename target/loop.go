@@ -138,7 +138,7 @@ func (l *loop) finish() {
 		l.taken[i] = nil
 		l.inLU, l.inRec = scsi.UnitOf(r), nil
 		if c, ok := r.Owner.(*scsi.Command); ok {
-			l.inRec = c.Owner.(*record)
+			l.inRec, _ = c.Owner.(*record)
 		}
 		scsi.Completed(r)
 		l.inLU = nil
@@ -148,7 +148,12 @@ func (l *loop) finish() {
 
 // Done is scsi.Host's: a command that was pending has ended. It is dealt with by settle, outside the LU's code.
 func (l *loop) Done(c *scsi.Command) {
-	l.done = append(l.done, c.Owner.(*record))
+	switch o := c.Owner.(type) {
+	case *record:
+		l.done = append(l.done, o)
+	case *errand:
+		close(o.ended)
+	}
 }
 
 // settle answers what has ended in the background. Answering may let further commands go on, which end at once and
@@ -339,12 +344,13 @@ func (l *loop) closeUnit(ctx context.Context, u *unit) error {
 	if !last || u.controller {
 		return nil
 	}
+	swapErr := l.dropSwap(ctx, u)
 	if err := u.change.take(ctx); err == nil { // a resize may still have the store
 		defer u.change.give()
 	}
 	if u.store == nil {
 		u.state.release()
-		return nil
+		return swapErr
 	}
 	tick := time.NewTicker(closePoll)
 	defer tick.Stop()
@@ -368,13 +374,26 @@ func (l *loop) closeUnit(ctx context.Context, u *unit) error {
 			l.orphans = append(l.orphans, u)
 			l.ev.Unlock()
 			l.ev.Wake()
-			return u.store.Close(ctx)
+			return errors.Join(swapErr, u.store.Close(ctx))
 		case <-tick.C:
 		}
 	}
 	err := u.store.Close(ctx)
 	u.state.release()
-	return err
+	return errors.Join(swapErr, err)
+}
+
+// dropSwap ends what was to give a disk that goes another volume.
+func (l *loop) dropSwap(ctx context.Context, u *unit) error {
+	l.ev.Lock()
+	p := u.swap
+	ends := p != nil && p.endLocked()
+	l.ev.Unlock()
+	if !ends {
+		return nil
+	}
+	u.change.give()
+	return closeStore(ctx, p.st)
 }
 
 // reap lets go of the orphans whose last request has ended.

@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/lunar-iscsi/lunar/backstore"
@@ -129,24 +130,23 @@ func (t *Target) watch(u *unit, st backstore.Store) {
 	if !ok {
 		return
 	}
+	var notices atomic.Int64 // that nobody has followed yet
 	w.WatchSize(func(int64) {
-		if u.notices.Add(1) == 1 {
-			go t.follow(u, st)
+		if notices.Add(1) != 1 {
+			return
 		}
+		go func() {
+			for seen := int64(1); ; seen = notices.Load() {
+				if t.follow(u, st); notices.CompareAndSwap(seen, 0) {
+					return
+				}
+			}
+		}()
 	})
 }
 
-// follow takes over the size of st, again as long as it changes.
+// follow takes over the size of st.
 func (t *Target) follow(u *unit, st backstore.Store) {
-	for seen := u.notices.Load(); ; {
-		if t.followOnce(u, st); u.notices.CompareAndSwap(seen, 0) {
-			return
-		}
-		seen = u.notices.Load()
-	}
-}
-
-func (t *Target) followOnce(u *unit, st backstore.Store) {
 	if u.change.take(context.Background()) != nil { // it has no end but the turn's
 		return
 	}

@@ -59,7 +59,7 @@ type unit struct {
 	state      *stateFile      // or nil
 	share      evloop.Share    // of the budget: what its store has, and what waits for that
 	change     turn            // of who changes store or size
-	notices    atomic.Int64    // of a size that has changed, that nobody has followed yet
+	swap       *PendingSwap    // which has the turn, or nil
 }
 
 // AddTarget makes a target and opens it for logins. name is an iSCSI name (RFC 7143 §4.2.7), or as TargetConfig.AnyName says.

@@ -85,7 +85,7 @@ func (s *Session) tellAborted(t *Task, acts []Action) []Action {
 	d.heard, d.cmdSN, d.unsol, d.unsolSN, d.got, d.solicit, d.done = t.heard, t.cmdSN, t.unsol, t.unsolSN, t.got, t.solicit, t.done
 	d.dataSN, d.r2ts, d.r2tCount = t.dataSN, t.r2ts, t.r2tCount
 	d.state, d.result = taskDraining, r
-	d.counted, t.counted = t.counted, false
+	d.counted, t.counted, d.refused, d.damaged = t.counted, false, false, false
 	s.forget(t)
 	s.hold(d)
 	s.awaitData(d)

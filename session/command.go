@@ -57,7 +57,7 @@ func (s *Session) command(c *Conn, h *pdu.SCSICommand, ahs, data []byte, damaged
 	t.state, t.cmdSN, t.heard = taskBegun, h.H().CmdSN(), c.lastRecv
 	t.unsol = t.Write && !h.H().Final()
 	t.unsolSN, t.got, t.solicit, t.done, t.dataSN, t.r2tCount = 0, 0, 0, 0, 0, 0
-	t.counted, t.damaged = true, damaged
+	t.counted, t.damaged, t.refused = true, damaged, false
 	if immediate {
 		s.immediate++
 	} else {
@@ -90,12 +90,16 @@ func (s *Session) command(c *Conn, h *pdu.SCSICommand, ahs, data []byte, damaged
 
 // refuse ends a command that the caller never sees.
 func (s *Session) refuse(t *Task, sense []byte, acts []Action) []Action {
+	t.refused = true
 	acts = s.Completed(t, Result{Status: sam.CheckCondition, Sense: sense}, acts)
 	if !t.Held() {
 		s.pool.Put(t)
 	}
 	return acts
 }
+
+// DamagedSense is the sense data of a command that Damaged reports.
+func DamagedSense() []byte { return senseDigest }
 
 // unsolEnd returns where the unsolicited data of t ends (RFC 7143 §13.14).
 func (t *Task) unsolEnd(s *Session) uint32 { return min(s.Params.FirstBurstLength, t.EDTL) }
@@ -177,6 +181,7 @@ func (s *Session) respond(t *Task, r *Result, acts []Action) []Action {
 		resp.Init(t.ITT, r.Status, flags, count)
 		resp.SetExpDataSN(t.dataSN)
 	}
+	a.Refused = t.refused
 	if len(r.Sense) != 0 {
 		// §11.4.7.2: SenseLength, then the sense data.
 		a.Data = append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(r.Sense)), uint16(len(r.Sense))), r.Sense...)

@@ -45,6 +45,9 @@ func (s *Session) logout(c *Conn, h *pdu.LogoutReq, acts []Action) []Action {
 	return append(acts, Action{Kind: Close, Conn: closing, Name: "logout"})
 }
 
+// LoggedOut reports whether the connection has logged out, alone or with its session, and is about to be closed.
+func (c *Conn) LoggedOut() bool { return c.closed }
+
 func (s *Session) connByCID(cid uint16) *Conn {
 	for _, c := range s.conns {
 		if c.CID == cid {

@@ -45,6 +45,7 @@ type Task struct {
 	cmdSN    pdu.SN
 	heard    int64  // when the command, or last any of its Data-Out, came
 	damaged  bool   // data of it came with a wrong digest
+	refused  bool   // by the session: the caller has never seen it
 	unsol    bool   // unsolicited Data-Out is still coming
 	unsolSN  pdu.SN // DataSN expected in it
 	got      uint32 // bytes collected without a gap from 0 (immediate and unsolicited)
@@ -67,6 +68,9 @@ type r2t struct {
 
 // Gone reports whether the task has been answered or aborted: nothing of it may be sent any more.
 func (t *Task) Gone() bool { return t.state == taskGone }
+
+// Damaged reports whether data of the command came with a wrong digest: whatever its result, it ends with DamagedSense.
+func (t *Task) Damaged() bool { return t.damaged }
 
 // OutLen returns the bytes of Data-Out that the initiator means to send.
 func (t *Task) OutLen() uint32 {

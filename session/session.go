@@ -148,15 +148,17 @@ const (
 
 // An Action is one thing to do. Which fields count depends on Kind.
 type Action struct {
-	Kind   ActionKind
-	Why    Reason // of a Drop
-	Conn   *Conn
-	Task   *Task
-	TMF    *TMF
-	LUN    sam.LUN
-	Header pdu.Header
-	Data   []byte
-	Name   string
+	Kind ActionKind
+	Why  Reason // of a Drop
+	// Refused, of a Send: the response to a command at LUN that the session has refused by itself; there was no Begin.
+	Refused bool
+	Conn    *Conn
+	Task    *Task
+	TMF     *TMF
+	LUN     sam.LUN
+	Header  pdu.Header
+	Data    []byte
+	Name    string
 }
 
 // A Session is one iSCSI session at a target. It belongs to the target's loop.

@@ -83,10 +83,12 @@ func TestAccessAtLogin(t *testing.T) {
 	none := r.refusal(testTarget + "-not-there")
 	auth := accounts()
 	for name, hide := range map[string]func(*TargetConfig){
-		"nobody":              func(c *TargetConfig) { c.Access = &Access{} },
-		"another name":        func(c *TargetConfig) { c.Access = &Access{Rules: []Rule{{Initiator: rawName + "2"}}} },
-		"another address":     func(c *TargetConfig) { c.Access = &Access{Rules: []Rule{{Address: address(t, "127.0.0.2")}}} },
-		"only half the rule":  func(c *TargetConfig) { c.Access = &Access{Rules: []Rule{{Initiator: rawName, Address: address(t, "::/0")}}} },
+		"nobody":          func(c *TargetConfig) { c.Access = &Access{} },
+		"another name":    func(c *TargetConfig) { c.Access = &Access{Rules: []Rule{{Initiator: rawName + "2"}}} },
+		"another address": func(c *TargetConfig) { c.Access = &Access{Rules: []Rule{{Address: address(t, "127.0.0.2")}}} },
+		"only half the rule": func(c *TargetConfig) {
+			c.Access = &Access{Rules: []Rule{{Initiator: rawName, Address: address(t, "::/0")}}}
+		},
 		"CHAP":                func(c *TargetConfig) { c.Access, c.Auth = &Access{}, &auth },
 		"offline":             func(c *TargetConfig) { c.Access, c.Offline = &Access{}, true },
 		"not by this portal":  func(c *TargetConfig) { c.PortalGroups = []uint16{6} },
@@ -277,7 +279,7 @@ func TestConfigureAllOrNothing(t *testing.T) {
 		if _, err := r.s.AddTarget(testTarget+"-2", cfg); err == nil && !strings.Contains(what, "kind of its") && !strings.Contains(what, "were made") {
 			t.Errorf("AddTarget takes it: %q", what)
 		} else if err == nil {
-			if err := r.s.Target(testTarget + "-2").Remove(r.ctx()); err != nil {
+			if err := r.s.Target(testTarget+"-2").Remove(r.ctx(), true); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -291,7 +293,7 @@ func TestConfigureAllOrNothing(t *testing.T) {
 	if !reflect.DeepEqual(good.Auth, func() *login.Auth { a := accounts(); return &a }()) {
 		t.Error("the configuration shares memory with who gave it")
 	}
-	if err := r.tg.Remove(r.ctx()); err != nil {
+	if err := r.tg.Remove(r.ctx(), true); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.tg.Configure(good); !errors.Is(err, ErrNoTarget) {

@@ -3,6 +3,7 @@ package target
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"unsafe"
 
 	"github.com/lunar-iscsi/lunar/session"
@@ -35,6 +36,9 @@ type conn struct {
 	taken    int64     // when it last took something
 	stall    evloop.Timer
 	closeWhy string // close when everything is sent
+	closeEnd ending // likewise
+	from     netip.AddrPort
+	count    ConnCounters
 }
 
 // An incoming is a PDU with a large data segment that is received straight into its place.
@@ -99,12 +103,13 @@ func (c *conn) received(n int, err error) bool {
 	case err == unix.EAGAIN:
 		return false
 	case err != nil:
-		c.lost("receiving: " + err.Error())
+		c.lost(endBroken, "receiving: "+err.Error())
 		return false
 	case n == 0:
-		c.lost(io.EOF.Error())
+		c.lost(endClosed, io.EOF.Error())
 		return false
 	}
+	c.count.RxBytes += uint64(n)
 	return true
 }
 
@@ -213,6 +218,7 @@ func (c *conn) handle(h *pdu.Header, ahs, data []byte, damaged bool) {
 	if t := l.s.cfg.Trace.PDU; t != nil {
 		t(c.name, "rx", pdu.Describe(h, ahs, data))
 	}
+	c.countRx(h)
 	if damaged {
 		c.damaged(h, ahs, data)
 	} else {
@@ -341,11 +347,11 @@ func (c *conn) drop(r dropReason, why string) {
 	}
 	c.l.s.count.drops[r].Add(1)
 	c.l.s.notes.info(noteDropped, "connection dropped", "conn", c.name, "why", why)
-	c.lost(why)
+	c.lost(droppedFor(r), why)
 }
 
 // lost ends the connection, and with it at error recovery level 0 the session.
-func (c *conn) lost(why string) {
+func (c *conn) lost(end ending, why string) {
 	if c.dead {
 		return
 	}
@@ -379,7 +385,7 @@ func (c *conn) lost(why string) {
 	acts, last := c.se.s.ConnLost(c.c, l.takeActs())
 	l.perform(acts)
 	if last && !c.se.keep {
-		l.endSession(c.se)
+		l.endSession(c.se, end, why)
 	}
 }
 

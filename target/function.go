@@ -159,13 +159,13 @@ func (l *loop) powerCycle(c *conn) {
 	l.s.log.Info("every session of a target ends", "target", t.name, "sessions", len(t.sessions), "why", why, "conn", c.name)
 	for _, o := range t.sessions {
 		if o != c.se {
-			l.dropSession(o, why)
+			l.dropSession(o, endReset, why)
 		}
 	}
 	for _, sc := range c.se.s.Conns() {
 		if o := sc.Ref.(*conn); o != c {
-			o.lost(why)
+			o.lost(endReset, why)
 		}
 	}
-	c.close(why)
+	c.close(endReset, why)
 }

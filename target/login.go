@@ -37,9 +37,11 @@ type greeter struct {
 	policy policy
 	statSN pdu.SN
 	status pdu.LoginStatus // of the last Login Response
+	n      *login.Negotiator
 	acts   []session.Action
 	out    []byte
-	hd, dd bool // header and data digests are on
+	hd, dd bool   // header and data digests are on
+	rx, tx uint64 // bytes of PDUs read and written
 }
 
 func (s *Server) greeter(nc net.Conn, p *portal, from netip.AddrPort) *greeter {
@@ -52,8 +54,7 @@ func (s *Server) serveLogin(nc net.Conn, p *portal, from netip.AddrPort) {
 	defer nc.Close()
 	defer s.survive(from)
 	if err := g.run(); err != nil {
-		s.count.loginLost(g.status, err)
-		s.notes.info(noteLoginFailed, "login failed", "from", from, "error", err)
+		g.failed(err)
 	}
 }
 
@@ -69,6 +70,7 @@ func (g *greeter) run() error {
 	g.nc.SetDeadline(time.Now().Add(g.s.cfg.LoginTimeout))
 	g.policy = policy{s: g.s, way: g.way}
 	n := login.NewNegotiator(&g.s.cfg.Login, &g.policy, rand.Reader, g.way.portal.group)
+	g.n = n
 	first := true
 	for {
 		h, data, err := g.read(n.MaxDataSegment())
@@ -164,6 +166,7 @@ func (g *greeter) read(limit int) (*pdu.Header, []byte, error) {
 	if !g.hd {
 		ahs, body = body[:h.AHSLen()], body[h.AHSLen():]
 	}
+	g.rx += uint64(pdu.HeaderLen + len(ahs) + len(body))
 	data := body[:n]
 	if t := g.s.cfg.Trace.PDU; t != nil {
 		t(g.from.String(), "rx", pdu.Describe(&h, ahs, data))
@@ -195,6 +198,7 @@ func (g *greeter) write(h *pdu.Header, data []byte, numbered bool) error {
 	if g.dd && len(data) != 0 {
 		g.out = pdu.AppendDigest(g.out, pdu.DataDigest(data))
 	}
+	g.tx += uint64(len(g.out))
 	_, err := g.nc.Write(g.out)
 	return err
 }
@@ -263,6 +267,8 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 	switch {
 	case l.closed, !t.ready.Load():
 		return pdu.TargetRemoved, errors.New("the target is going away")
+	case t.closing != 0:
+		return pdu.ServiceUnavailable, errors.New("the target is being drained or removed")
 	case l.draining:
 		return pdu.ServiceUnavailable, errors.New("the server is shutting down")
 	}
@@ -283,7 +289,7 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 		l.s.count.reinstated.Add(1)
 		l.s.notes.info(noteReinstated, "connection reinstatement", "conn", old.name, "from", g.from)
 		se.keep = true
-		old.lost("the initiator has reinstated it from " + g.from.String())
+		old.lost(endReinstated, "the initiator has reinstated it from "+g.from.String())
 		se.keep = false
 		if se.ended {
 			return pdu.SessionDoesNotExist, errors.New("the session ended meanwhile")
@@ -296,20 +302,23 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 			l.s.count.reinstated.Add(1)
 			flaps = se.flaps
 			flaps.note(l.s.log, nexus, se.from, g.from, l.s.group.Clock())
-			l.dropSession(se, "the initiator has reinstated the session from "+g.from.String())
+			l.dropSession(se, endReinstated, "the initiator has reinstated the session from "+g.from.String())
 		}
 		if n := l.s.sessions.Load(); n >= int64(l.s.cfg.MaxSessions) {
 			return pdu.OutOfResources, fmt.Errorf("%d sessions, the limit", n)
 		}
-		se = l.newSession(t, nexus, res, conf)
+		if se = l.newSession(t, nexus, res, conf); se == nil {
+			return pdu.OutOfResources, errors.New("no session handle is free")
+		}
 		se.flaps = flaps
 		se.configure(conf, rights)
 	}
-	se.from = g.from
-	c := &conn{l: l, se: se, fd: fd, name: res.InitiatorName + "@" + g.from.String(), way: g.way}
+	se.from, se.alias = g.from, res.InitiatorAlias
+	c := &conn{l: l, se: se, fd: fd, name: res.InitiatorName + "@" + g.from.String(), way: g.way, from: g.from}
+	c.count.RxBytes, c.count.TxBytes = g.rx+uint64(len(ahead)), g.tx
 	id, err := l.ev.Add(fd, c, evloop.Readable)
 	if err != nil {
-		l.endSession(se)
+		l.endSession(se, endBroken, err.Error())
 		return pdu.OutOfResources, err
 	}
 	c.id = id
@@ -330,6 +339,11 @@ func (t *Target) admit(g *greeter, fd int, res login.Result, resp *login.Respons
 		l.ev.Poke(id)
 	}
 	l.s.count.logins.Add(1)
+	kind := LoggedIn
+	if res.TSIH != 0 {
+		kind = Reconnected
+	}
+	l.notifyLocked(kind, se, res.CID, g.from, "", "")
 	l.s.notes.info(noteLogin, "login", "conn", c.name, "target", t.name, "tsih", se.s.TSIH, "user", res.AuthUser)
 	return pdu.LoginSuccess, nil
 }
@@ -343,13 +357,14 @@ func (s *sess) conn(cid uint16) *conn {
 	return nil
 }
 
-// newSession makes a session with a handle of its own.
+// newSession makes a session with a handle of its own; nil: there is none left.
 func (l *loop) newSession(t *Target, nexus sam.Nexus, res login.Result, c *conf) *sess {
-	var tsih uint16
-	for tsih == 0 || t.sessions[tsih] != nil {
-		tsih = uint16(l.s.tsih.Add(1))
+	tsih, ok := l.s.tsih.take()
+	if !ok {
+		return nil
 	}
-	se := &sess{t: t, user: res.AuthUser, sent: res.InitiatorSent, luns: map[sam.LUN]*lunNexus{},
+	t.seq++
+	se := &sess{t: t, since: time.Now(), seq: t.seq, user: res.AuthUser, sent: res.InitiatorSent, luns: map[sam.LUN]*lunNexus{},
 		s: session.New(nexus, tsih, login.Normal, res.Params, res.CmdSN, c.limits, &l.tasks)}
 	se.timer.F = se.tick
 	t.sessions[tsih] = se
@@ -366,13 +381,9 @@ func (g *greeter) discovery(res login.Result, resp *login.Response) error {
 	nexus := sam.Nexus{Initiator: res.InitiatorName, ISID: res.ISID, PortGroup: res.PortalGroup}
 	lim := g.s.cfg.Limit
 	lim.NOPInterval = -1
-	var tsih uint16
-	for tsih == 0 {
-		tsih = uint16(g.s.tsih.Add(1))
-	}
-	s := session.New(nexus, tsih, login.Discovery, res.Params, res.CmdSN, lim, &session.Pool{})
+	s := session.New(nexus, discoveryTSIH, login.Discovery, res.Params, res.CmdSN, lim, &session.Pool{})
 	c := s.AddConn(res.CID, g.statSN, 0)
-	(*pdu.LoginResp)(&resp.Header).SetTSIH(tsih)
+	(*pdu.LoginResp)(&resp.Header).SetTSIH(discoveryTSIH)
 	c.Stamp(&resp.Header)
 	if err := g.write(&resp.Header, resp.Data, false); err != nil {
 		return err

@@ -49,6 +49,8 @@ const (
 // goroutine or with ev's lock held.
 type loop struct {
 	s       *Server
+	name    string
+	made    int64 // when, of the group's clock
 	ev      *evloop.Loop
 	pool    *evloop.Pool
 	tasks   session.Pool
@@ -68,6 +70,7 @@ type loop struct {
 	gift       *evloop.Buf          // holds the immediate data of the command being begun; whoever takes it clears it
 	overBudget bool                 // that data was dropped for want of memory
 	dirty      []*conn              // have output to send
+	timed      []*lunCounters       // have commands that began and ended in this turn
 	kicks      []*unit              // have submitted something
 	taken      []*backstore.Request // off cq, being dealt with; nil where that is done
 	done       []*record            // commands that ended in the background, in order; nil where that is dealt with
@@ -76,7 +79,8 @@ type loop struct {
 	inLU       *scsi.LU             // set while its code runs: a panic then takes it offline
 	inRec      *record              // whose command that is
 	draining   bool                 // nobody is let in any more
-	past       session.Counters     // of sessions that are no more
+	leaving    bool                 // its last target was removed: it takes no other
+	past       session.Counters     // of targets that are no more
 	shared     map[any]io.Closer
 
 	cq struct {
@@ -86,7 +90,7 @@ type loop struct {
 }
 
 func (s *Server) newLoop(name string) (*loop, error) {
-	l := &loop{s: s, slab: make([]byte, slabSize), shared: map[any]io.Closer{}}
+	l := &loop{s: s, name: name, made: s.group.Clock(), slab: make([]byte, slabSize), shared: map[any]io.Closer{}}
 	ev, err := s.group.NewLoop(evloop.Config{Name: name, Spin: s.cfg.Spin, MaxTurn: s.cfg.MaxTurn, Panic: l.panicked}, l)
 	if err != nil {
 		return nil, err
@@ -166,6 +170,9 @@ func (l *loop) EndTurn() {
 		l.settle()
 		l.kick()
 		l.send()
+	}
+	if len(l.timed) != 0 {
+		l.endTimes()
 	}
 }
 
@@ -304,10 +311,10 @@ func (l *loop) askLogoutLocked() {
 	}
 }
 
-func (l *loop) dropAllLocked(why string) {
+func (l *loop) dropAllLocked(end ending, why string) {
 	for _, t := range l.targets {
 		for _, s := range t.sessions {
-			l.dropSession(s, why)
+			l.dropSession(s, end, why)
 		}
 	}
 }
@@ -387,7 +394,7 @@ func (l *loop) close(ctx context.Context) error {
 		return nil
 	}
 	l.closed = true
-	l.dropAllLocked("the server is closing")
+	l.dropAllLocked(endDrained, "the server is closing")
 	var units []*unit
 	for _, t := range l.targets {
 		for _, e := range t.luns {

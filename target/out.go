@@ -176,6 +176,7 @@ func (c *conn) queue(act *session.Action, r *record) {
 		pdu.HeaderAt(p.head).SetDataLen(n)
 		p.copy = true
 	}
+	c.countTx(&act.Header, n)
 	p.a.refs++
 	if c.out.q == nil {
 		c.out.q = l.getQueue()
@@ -224,9 +225,10 @@ func (c *conn) flush() {
 			return
 		}
 		if err != nil {
-			c.lost("sending: " + err.Error())
+			c.lost(endBroken, "sending: "+err.Error())
 			return
 		}
+		c.count.TxBytes += uint64(n)
 		c.out.advance(c.l, n)
 		c.taken = c.l.ev.Now()
 		if n < want {
@@ -238,7 +240,7 @@ func (c *conn) flush() {
 	}
 	c.wantWrite(false)
 	if c.closeWhy != "" {
-		c.lost(c.closeWhy)
+		c.lost(c.closeEnd, c.closeWhy)
 		return
 	}
 	c.resume()
@@ -423,6 +425,6 @@ func (c *conn) wantWrite(on bool) {
 		ev |= evloop.Writable
 	}
 	if err := c.l.ev.Modify(c.id, ev); err != nil {
-		c.lost(err.Error())
+		c.lost(endBroken, err.Error())
 	}
 }

@@ -27,6 +27,8 @@ type record struct {
 	lost    bool         // a fault left its request nobody knows where: its memory is not used again
 	tmf     *session.TMF // to be told when the command, aborted, has really ended
 	pending bool         // the LU has it
+	kind    commandKind  // what it is counted as
+	began   int64        // when it came
 	aborted bool
 }
 
@@ -55,6 +57,9 @@ func (l *loop) perform(acts []session.Action) {
 		case session.Send, session.SendUrgent, session.SendData:
 			if a.Kind == session.Send {
 				l.formatSense(a)
+				if a.Refused {
+					l.commandRefused(a)
+				}
 			}
 			a.Conn.Ref.(*conn).queue(a, nil)
 		case session.Abort:
@@ -70,7 +75,7 @@ func (l *loop) perform(acts []session.Action) {
 		case session.SendTargets:
 			acts = l.sendTargets(a.Conn, a.Name, acts)
 		case session.Close:
-			a.Conn.Ref.(*conn).close(a.Name)
+			a.Conn.Ref.(*conn).close(endLogout, a.Name)
 		case session.Drop:
 			a.Conn.Ref.(*conn).drop(sessionDrops[a.Why], a.Name)
 		}
@@ -85,6 +90,7 @@ func (l *loop) begin(t *session.Task, imm []byte, acts []session.Action) []sessi
 	c := t.Conn.Ref.(*conn)
 	r.conn = c
 	r.ln = c.se.lookup(t.LUN)
+	l.commandBegun(r)
 	cmd := &r.cmd
 	cmd.Nexus, cmd.CDB, cmd.Attr, cmd.OutLen = r.ln.nexus, t.CDB[:], t.Attr, t.OutLen()
 	cmd.Inventory, cmd.Owner = c.se, r
@@ -280,6 +286,7 @@ func (l *loop) taskSetFull(r *record, acts []session.Action) []session.Action {
 func (l *loop) respond(r *record, res session.Result, acts []session.Action) []session.Action {
 	c, t := r.conn, r.task
 	from := len(acts)
+	l.commandEnded(r, &res)
 	acts = c.se.s.Completed(t, res, acts)
 	for i := from; i < len(acts); i++ {
 		if acts[i].Kind == session.Send {
@@ -339,6 +346,7 @@ func (r *record) clear() {
 // doubt, until the store has ended it, and its buffer with it.
 func (l *loop) abort(r *record, m *session.TMF, acts []session.Action) []session.Action {
 	r.aborted = true
+	l.commandAborted(r)
 	if r.pending {
 		lu := r.ln.lu
 		ended := false
@@ -395,11 +403,11 @@ func (c *conn) resume() {
 }
 
 // close closes c when everything before has been sent.
-func (c *conn) close(why string) {
+func (c *conn) close(end ending, why string) {
 	if c.dead {
 		return
 	}
-	c.closeWhy = why
+	c.closeEnd, c.closeWhy = end, why
 	c.mark()
 }
 

@@ -127,7 +127,7 @@ func TestChangesUnderLoad(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			if err := other.Remove(ctx); err != nil {
+			if err := other.Remove(ctx, false); err != nil {
 				t.Error(err)
 				return
 			}

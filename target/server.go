@@ -31,6 +31,9 @@ type Trace struct {
 type Config struct {
 	Logger Logger
 	Trace  Trace
+	// Notify is told of logins and of the ends of sessions, on the loop of the target, and of failed logins. It must not block, or call the
+	// server.
+	Notify func(Event)
 
 	Login login.Config   // zero: login.Defaults
 	Auth  login.Auth     // of every target that has none of its own, and of discovery until SetDiscovery: CHAP accounts; zero: none
@@ -125,7 +128,7 @@ type Server struct {
 
 	gate  loginGate
 	lobby loginGate // of those whom the gate has no room for
-	tsih  atomic.Uint32
+	tsih  tsihs
 
 	penalty penalty
 	closing chan struct{} // closed by Close
@@ -198,7 +201,7 @@ func (s *Server) Drain(ctx context.Context) error {
 			n := s.sessions.Load()
 			for _, l := range loops {
 				l.ev.Lock()
-				l.dropAllLocked("the server is shutting down")
+				l.dropAllLocked(endDrained, "the server is shutting down")
 				l.ev.Unlock()
 			}
 			return fmt.Errorf("target: %d sessions did not log out in time", n)

@@ -2,6 +2,7 @@ package target
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
@@ -17,7 +18,10 @@ type sess struct {
 	user  string // CHAP name, or empty
 	sent  string // the initiator's name as it came
 	sees  view
+	alias string // InitiatorAlias, or empty
 	from  netip.AddrPort
+	since time.Time
+	seq   uint64 // of the target's sessions
 	flaps flapGuard
 	timer evloop.Timer
 	armed int64                 // when the timer fires, while it is set
@@ -36,6 +40,9 @@ type lunNexus struct {
 	unit  *unit // nil: there is no such LUN
 	lu    *scsi.LU
 	nexus *scsi.NexusLU
+	own   LUNStats     // of this nexus
+	stats *LUNStats    // own, or of a LUN that is not there the target's
+	count *lunCounters // of the LUN
 }
 
 // lookup returns the logical unit that lun names for this nexus; for one that is not there, the unit that says so.
@@ -71,7 +78,11 @@ func (s *sess) at(lu *scsi.LU) func(*session.Task) bool {
 	}
 }
 
+// detach takes a nexus off its logical unit. What it has counted stays with the LUN.
 func (l *loop) detach(ln *lunNexus) {
+	ln.own.settle()
+	ln.count.past.Add(&ln.own)
+	ln.own = LUNStats{}
 	l.guard(ln.lu, func() { ln.lu.Detach(ln.nexus) })
 }
 
@@ -92,7 +103,7 @@ func (s *sess) tick(now int64) {
 }
 
 // endSession forgets a session whose connections are gone: an I_T nexus loss at its logical units.
-func (l *loop) endSession(s *sess) {
+func (l *loop) endSession(s *sess, end ending, why string) {
 	if s.ended {
 		return
 	}
@@ -109,15 +120,19 @@ func (l *loop) endSession(s *sess) {
 		delete(t.byNexus, s.s.Nexus)
 	}
 	l.s.sessions.Add(-1)
-	l.past.Add(&s.s.Counters)
+	t.past.Add(&s.s.Counters)
+	l.s.tsih.give(s.s.TSIH)
 	l.s.budget.Give(s.kept)
 	s.kept = 0
+	l.s.count.ended[end].Add(1)
+	l.notifyLocked(SessionEnded, s, 0, s.from, end.String(), why)
+	t.sessionLeft()
 }
 
 // dropSession closes a session's connections at once.
-func (l *loop) dropSession(s *sess, why string) {
+func (l *loop) dropSession(s *sess, end ending, why string) {
 	for conns := s.s.Conns(); len(conns) != 0; conns = s.s.Conns() {
-		conns[0].Ref.(*conn).lost(why)
+		conns[0].Ref.(*conn).lost(end, why)
 	}
-	l.endSession(s)
+	l.endSession(s, end, why)
 }

@@ -24,6 +24,7 @@ type Stats struct {
 	Reinstated  uint64            // logins that ended an older session or connection of the same initiator port
 	Slowed      uint64            // logins whose answer waited since they had failed to authenticate
 	LoginsLost  map[string]uint64 // logins that failed, by reason: LoginReasons has all of them
+	Ended       map[string]uint64 // normal sessions that ended, by reason: EndReasons has all of them
 	Drops       map[string]uint64 // connections given up in full-feature phase, by reason: DropReasons has all of them
 	TaskSetFull uint64            // commands answered TASK SET FULL for want of memory
 	Panics      uint64            // faults of lunar itself
@@ -89,12 +90,8 @@ type counts struct {
 	accepted, turnedAway, slowed, logins, discoveries, reinstated atomic.Uint64
 	lost                                                          [losses + len(loginStatuses)]atomic.Uint64
 	drops                                                         [drops]atomic.Uint64
+	ended                                                         [endings]atomic.Uint64
 	taskSetFull, panics                                           atomic.Uint64
-}
-
-// loginLost counts a login that failed with err after the response status.
-func (c *counts) loginLost(status pdu.LoginStatus, err error) {
-	c.lost[lossOf(status, err)].Add(1)
 }
 
 func lossOf(status pdu.LoginStatus, err error) int {
@@ -115,11 +112,19 @@ func lossOf(status pdu.LoginStatus, err error) int {
 	return int(lostProtocol)
 }
 
+// lossName is the name of what lossOf returns.
+func lossName(i int) string {
+	if i < losses {
+		return lossNames[i]
+	}
+	return loginStatuses[i-losses].name
+}
+
 // LoginReasons are the keys of Stats.LoginsLost.
 func LoginReasons() []string {
-	names := append([]string(nil), lossNames[:]...)
-	for i := range loginStatuses {
-		names = append(names, loginStatuses[i].name)
+	var names []string
+	for i := range losses + len(loginStatuses) {
+		names = append(names, lossName(i))
 	}
 	return names
 }
@@ -134,13 +139,16 @@ func (s *Server) Stats() Stats {
 		Sessions: int(s.sessions.Load()), LoggingIn: s.gate.inside(), BufferBytes: s.budget.Used(),
 		Accepted: c.accepted.Load(), TurnedAway: c.turnedAway.Load(), Slowed: c.slowed.Load(), Logins: c.logins.Load(), Discoveries: c.discoveries.Load(),
 		Reinstated: c.reinstated.Load(), TaskSetFull: c.taskSetFull.Load(), Panics: c.panics.Load(), NotLogged: s.notes.left(),
-		LoginsLost: map[string]uint64{}, Drops: map[string]uint64{},
+		LoginsLost: map[string]uint64{}, Drops: map[string]uint64{}, Ended: map[string]uint64{},
 	}
 	for i, name := range LoginReasons() {
 		st.LoginsLost[name] = c.lost[i].Load()
 	}
 	for r := dropNone + 1; r < drops; r++ {
 		st.Drops[dropNames[r]] = c.drops[r].Load()
+	}
+	for e, name := range EndReasons() {
+		st.Ended[name] = c.ended[e].Load()
 	}
 	s.mu.Lock()
 	loops := append([]*loop(nil), s.loops...)
@@ -158,6 +166,7 @@ func (s *Server) Stats() Stats {
 func (l *loop) addCountersLocked(to *session.Counters) {
 	to.Add(&l.past)
 	for _, t := range l.targets {
+		to.Add(&t.past)
 		for _, se := range t.sessions {
 			to.Add(&se.s.Counters)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/session"
 	"github.com/lunar-iscsi/lunar/session/login"
 	"github.com/lunar-iscsi/lunar/target/evloop"
 )
@@ -30,7 +31,14 @@ type Target struct {
 	byNexus  map[sam.Nexus]*sess
 	luns     []lunEntry // ascending
 	absent   *scsi.LU
-	offline  bool // conf's
+	offline  bool                    // conf's
+	counts   map[uint16]*lunCounters // by LUN; see countersOf
+	astray   lunCounters             // of commands to LUNs that are not there
+	strays   LUNStats                // likewise
+	past     session.Counters        // of sessions that are no more
+	seq      uint64                  // of the last session
+	closing  int                     // calls of Drain and Remove under way: nobody is let in
+	left     chan struct{}           // closed when a session ends, if somebody waits for that
 }
 
 // A lunEntry is one row of a target's LUN map.
@@ -78,9 +86,14 @@ func (s *Server) AddTarget(name string, cfg TargetConfig) (*Target, error) {
 	} else if l, err = s.newLoop(norm); err != nil {
 		return nil, fmt.Errorf("target %s: %w", norm, err)
 	}
-	t := &Target{s: s, l: l, name: norm, offline: c.Offline, sessions: map[uint16]*sess{}, byNexus: map[sam.Nexus]*sess{}, absent: scsi.NewAbsent()}
+	t := &Target{s: s, l: l, name: norm, offline: c.Offline, sessions: map[uint16]*sess{}, byNexus: map[sam.Nexus]*sess{},
+		counts: map[uint16]*lunCounters{}, absent: scsi.NewAbsent()}
 	t.conf.Store(c)
 	l.ev.Lock()
+	if l.leaving || l.closed {
+		l.ev.Unlock()
+		return nil, fmt.Errorf("target %s: its loop is that of a target that was removed: %w", norm, ErrNoTarget)
+	}
 	l.targets = append(l.targets, t)
 	if !cfg.NoController {
 		t.controllerLocked(true)
@@ -134,8 +147,11 @@ func (t *Target) putDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig, st
 	l := t.l
 	l.ev.Lock()
 	defer l.ev.Unlock()
-	if l.closed {
+	switch {
+	case l.closed:
 		return ErrClosed
+	case !t.ready.Load():
+		return ErrNoTarget
 	}
 	if i, there := t.find(lun); there && t.luns[i].unit.store != nil {
 		return errors.New("the LUN is in use")
@@ -186,6 +202,9 @@ func (t *Target) find(lun uint16) (int, bool) {
 
 // putLocked puts u into the LUN map; a disk takes the controller's place.
 func (t *Target) putLocked(lun uint16, u *unit) error {
+	if !t.ready.Load() {
+		return ErrNoTarget
+	}
 	i, there := t.find(lun)
 	e := lunEntry{lun: sam.NewLUN(lun), num: lun, unit: u}
 	switch {
@@ -219,40 +238,4 @@ func (t *Target) RemoveLUN(ctx context.Context, lun uint16) error {
 	l.ev.Unlock()
 	l.ev.Wake()
 	return l.closeUnit(ctx, u)
-}
-
-// Remove ends the target: sessions are closed, its LUNs too.
-func (t *Target) Remove(ctx context.Context) error {
-	s := t.s
-	s.mu.Lock()
-	if s.table.Load().byName[t.name] != t {
-		s.mu.Unlock()
-		return fmt.Errorf("target %s does not exist", t.name)
-	}
-	s.table.Store(s.table.Load().with(nil, t))
-	s.mu.Unlock()
-	t.ready.Store(false)
-	l := t.l
-	l.ev.Lock()
-	for _, se := range t.sessions {
-		l.dropSession(se, "the target was removed")
-	}
-	units := t.luns
-	t.luns = nil
-	l.targets = slices.DeleteFunc(l.targets, func(o *Target) bool { return o == t })
-	last := len(l.targets) == 0
-	past := l.past
-	l.ev.Unlock()
-	var errs []error
-	for _, e := range units {
-		errs = append(errs, l.closeUnit(ctx, e.unit))
-	}
-	if last {
-		s.mu.Lock()
-		s.loops = slices.DeleteFunc(s.loops, func(o *loop) bool { return o == l })
-		s.past.Add(&past)
-		s.mu.Unlock()
-		errs = append(errs, l.close(ctx))
-	}
-	return errors.Join(errs...)
 }

@@ -49,6 +49,14 @@ func (s *sess) unitAt(n uint16) *unit {
 	return nil
 }
 
+// number is the target's own for the number n of the session, where there is a unit.
+func (s *sess) number(n uint16) uint16 {
+	if lun, ok := s.sees.luns[n]; ok && s.sees.masked {
+		return lun
+	}
+	return n
+}
+
 func (t *Target) unitAt(n uint16) *unit {
 	if i, ok := t.find(n); ok {
 		return t.luns[i].unit
@@ -104,10 +112,12 @@ func (s *sess) find(lun sam.LUN) *lunNexus {
 				nexus.Raise(sense.InquiryDataChanged) // the initiator may take it for the unit that was here
 				delete(s.had, lun)
 			}
-			return &lunNexus{lun: lun, unit: u, lu: u.lu, nexus: nexus}
+			ln := &lunNexus{lun: lun, unit: u, lu: u.lu, nexus: nexus, count: s.t.countersOf(s.number(n), u)}
+			ln.stats = &ln.own
+			return ln
 		}
 	}
-	return &lunNexus{lun: lun, lu: s.t.absent}
+	return &lunNexus{lun: lun, lu: s.t.absent, stats: &s.t.strays, count: &s.t.astray}
 }
 
 // relook drops what no longer is as the session sees it.
@@ -187,6 +197,7 @@ func (s *sess) setRights(r rights) {
 
 // lunsChangedLocked makes the sessions look at the LUN map anew.
 func (t *Target) lunsChangedLocked() {
+	t.forgetCounters()
 	for _, s := range t.sessions {
 		if s.sees.masked {
 			now := s.look()

@@ -1,0 +1,113 @@
+package target
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Info tells of the target as it is now. It holds the lock of its loop once, for a moment.
+func (t *Target) Info() Info {
+	l := t.l
+	l.ev.Lock()
+	defer l.ev.Unlock()
+	i := Info{Name: t.name, Ready: t.ready.Load(), Sessions: t.sessionsLocked(), LUNs: t.disksLocked(), Absent: t.strays,
+		Loop: l.name, Busy: l.ev.Busy(), Up: time.Duration(l.s.group.Clock() - l.made), Commands: t.past}
+	for _, se := range t.sessions {
+		i.Commands.Add(&se.s.Counters)
+	}
+	return i
+}
+
+// Sessions tells of the target's normal sessions, oldest first.
+func (t *Target) Sessions() []SessionInfo {
+	t.l.ev.Lock()
+	defer t.l.ev.Unlock()
+	return t.sessionsLocked()
+}
+
+// Disks tells of the target's LUNs, ascending; the controller is one of them.
+func (t *Target) Disks() []LUNInfo {
+	t.l.ev.Lock()
+	defer t.l.ev.Unlock()
+	return t.disksLocked()
+}
+
+func (t *Target) sessionsLocked() []SessionInfo {
+	list := slices.SortedFunc(maps.Values(t.sessions), func(a, b *sess) int { return cmp.Compare(a.seq, b.seq) })
+	infos := make([]SessionInfo, len(list))
+	for i, se := range list {
+		infos[i] = se.info()
+	}
+	return infos
+}
+
+func (s *sess) info() SessionInfo {
+	i := SessionInfo{TSIH: s.s.TSIH, ISID: s.s.Nexus.ISID, Initiator: s.s.Nexus.Initiator, Alias: s.alias, User: s.user, Group: s.s.Nexus.PortGroup,
+		Since: s.since, Params: s.s.Params, LUNs: make([]LUNStats, 0, len(s.t.luns))}
+	for _, sc := range s.s.Conns() {
+		c := sc.Ref.(*conn)
+		i.Conns = append(i.Conns, ConnInfo{CID: sc.CID, Remote: c.from, Local: c.way.local, Counters: c.count})
+	}
+	for _, lun := range s.AppendLUNs(nil) {
+		row := LUNStats{}
+		if ln := s.luns[lun]; ln != nil {
+			row = ln.own
+		}
+		row.LUN, _ = lun.Number()
+		i.Queued += row.Queued()
+		i.LUNs = append(i.LUNs, row)
+	}
+	return i
+}
+
+func (t *Target) disksLocked() []LUNInfo {
+	live := map[*lunCounters]*LUNStats{}
+	for _, se := range t.sessions {
+		for _, ln := range se.luns {
+			if live[ln.count] == nil {
+				live[ln.count] = &LUNStats{}
+			}
+			live[ln.count].Add(&ln.own)
+		}
+	}
+	infos := make([]LUNInfo, len(t.luns))
+	for i := range t.luns {
+		e := &t.luns[i]
+		infos[i] = e.unit.info()
+		c := t.countersOf(e.num, e.unit)
+		c.info(&infos[i])
+		if s := live[c]; s != nil {
+			infos[i].Stats.Add(s)
+		}
+		infos[i].LUN, infos[i].Stats.LUN = e.num, e.num
+		infos[i].Queued = infos[i].Stats.Queued()
+	}
+	return infos
+}
+
+// info says what u is.
+func (u *unit) info() LUNInfo {
+	i := LUNInfo{Controller: u.store == nil}
+	if blocks, size := u.lu.Capacity(); u.store != nil {
+		i.Size, i.BlockSize = int64(blocks)*int64(size), int(size)
+	}
+	i.Failed = u.lu.Offline() != ""
+	i.Online = !i.Failed
+	return i
+}
+
+// info adds what c counts. Stats are those of sessions that are no more.
+func (c *lunCounters) info(i *LUNInfo) {
+	i.Stats, i.ReadLatency, i.WriteLatency = c.past, c.read, c.write
+	if len(c.errors) != 0 {
+		i.Errors = make(map[string]uint64, len(c.errors)+1)
+		for k, n := range c.errors {
+			i.Errors[k.String()] = n
+		}
+		if c.moreErrors != 0 {
+			i.Errors[otherErrors] = c.moreErrors
+		}
+	}
+}

@@ -1,0 +1,212 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// The errors of calls on sessions that are not there, and on targets in use.
+var (
+	ErrNoSession    = errors.New("no such session")
+	ErrNoConnection = errors.New("no such connection")
+	ErrTargetInUse  = errors.New("the target is in use")
+)
+
+const byAdmin = "an administrator closed it"
+
+// CloseSession ends a session at once: its connections are closed without a word, its commands aborted. ErrNoSession: there is none
+// with that handle. The initiator may log in anew.
+func (t *Target) CloseSession(tsih uint16) error {
+	l := t.l
+	l.ev.Lock()
+	defer l.ev.Unlock()
+	se := t.sessions[tsih]
+	if se == nil {
+		return fmt.Errorf("target %s, session %d: %w", t.name, tsih, ErrNoSession)
+	}
+	l.s.log.Info("session closed by an administrator", "target", t.name, "tsih", tsih, "initiator", se.s.Nexus.Initiator)
+	l.dropSession(se, endAdmin, byAdmin)
+	l.ev.Wake() // others may go on
+	return nil
+}
+
+// CloseConnection closes a connection of a session at once. At error recovery level 0 the session ends with its last connection.
+func (t *Target) CloseConnection(tsih, cid uint16) error {
+	l := t.l
+	l.ev.Lock()
+	defer l.ev.Unlock()
+	se := t.sessions[tsih]
+	if se == nil {
+		return fmt.Errorf("target %s, session %d: %w", t.name, tsih, ErrNoSession)
+	}
+	c := se.conn(cid)
+	if c == nil {
+		return fmt.Errorf("target %s, session %d, connection %d: %w", t.name, tsih, cid, ErrNoConnection)
+	}
+	l.s.log.Info("connection closed by an administrator", "target", t.name, "tsih", tsih, "cid", cid, "conn", c.name)
+	c.lost(endAdmin, byAdmin)
+	l.ev.Wake()
+	return nil
+}
+
+// Drain asks every initiator of the target to log out, and cuts off who has not when ctx ends; the error says how many that were.
+// Until it returns, logins are answered that the service is not available, on which initiators try again. A target that is to
+// stay empty is taken offline first.
+func (t *Target) Drain(ctx context.Context) error {
+	l := t.l
+	l.ev.Lock()
+	t.closing++
+	for _, se := range t.sessions {
+		l.perform(se.s.AskLogout(l.s.group.Clock(), l.takeActs()))
+		se.arm()
+	}
+	l.ev.Unlock()
+	l.ev.Wake()
+	err := t.empty(ctx)
+	l.ev.Lock()
+	defer l.ev.Unlock()
+	t.closing--
+	n := len(t.sessions)
+	if err == nil || n == 0 {
+		return nil
+	}
+	for _, se := range t.sessions {
+		l.dropSession(se, endDrained, "it did not log out when asked to")
+	}
+	l.ev.Wake()
+	return fmt.Errorf("target %s: %d sessions did not log out in time: %w", t.name, n, err)
+}
+
+// empty waits until the target has no sessions; ctx's error: it has some yet.
+func (t *Target) empty(ctx context.Context) error {
+	for {
+		t.l.ev.Lock()
+		if len(t.sessions) == 0 {
+			t.l.ev.Unlock()
+			return nil
+		}
+		if t.left == nil {
+			t.left = make(chan struct{})
+		}
+		left := t.left
+		t.l.ev.Unlock()
+		select {
+		case <-left:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// sessionLeft wakes who waits for a session to end.
+func (t *Target) sessionLeft() {
+	if t.left != nil {
+		close(t.left)
+		t.left = nil
+	}
+}
+
+// ending reports whether nothing more can come of a session: it has logged out, or its initiator has closed every connection.
+// Either the loop is about to see.
+func (s *sess) ending() bool {
+	for _, sc := range s.s.Conns() {
+		if !sc.LoggedOut() && !halfClosed(sc.Ref.(*conn).fd) {
+			return false
+		}
+	}
+	return true
+}
+
+// tcpEstablished is the state of TCP_INFO (tcp(7)) of a connection that both ends keep open.
+const tcpEstablished = 1
+
+// halfClosed reports whether the peer has closed its end, which may stand behind data that has not been read yet.
+func halfClosed(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.State != tcpEstablished
+}
+
+// Remove ends the target. With sessions it is ErrTargetInUse, unless force, which closes them. Sessions that are ending already, as
+// after a logout, are waited for within ctx and Config.StoreCloseAfter. When it returns nil nothing of the target is left; an error of its stores says
+// what is.
+func (t *Target) Remove(ctx context.Context, force bool) error {
+	if err := t.leave(ctx, force); err != nil {
+		return err
+	}
+	return t.end(ctx)
+}
+
+// leave keeps logins out and sees to it that there are no sessions, but with force, and that nobody else is removing the target; then it is no
+// longer in the table.
+func (t *Target) leave(ctx context.Context, force bool) error {
+	s, l := t.s, t.l
+	l.ev.Lock()
+	t.closing++
+	live := 0
+	for _, se := range t.sessions {
+		if !se.ending() {
+			live++
+		}
+	}
+	l.ev.Unlock()
+	err := func() error {
+		if !force {
+			if live != 0 {
+				return fmt.Errorf("target %s: %w: %d sessions; force closes them", t.name, ErrTargetInUse, live)
+			}
+			wait, cancel := context.WithTimeout(ctx, s.cfg.StoreCloseAfter)
+			defer cancel()
+			if err := t.empty(wait); err != nil {
+				return fmt.Errorf("target %s: %w: a session is ending, and has not yet: %w", t.name, ErrTargetInUse, err)
+			}
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.table.Load().byName[t.name] != t {
+			return fmt.Errorf("target %s: %w", t.name, ErrNoTarget)
+		}
+		s.table.Store(s.table.Load().with(nil, t))
+		t.ready.Store(false)
+		return nil
+	}()
+	if err != nil {
+		l.ev.Lock()
+		t.closing--
+		l.ev.Unlock()
+	}
+	return err
+}
+
+// end takes down what is left of a target that is no longer in the table.
+func (t *Target) end(ctx context.Context) error {
+	s, l := t.s, t.l
+	l.ev.Lock()
+	for _, se := range t.sessions {
+		l.dropSession(se, endRemoved, "the target was removed")
+	}
+	units := t.luns
+	t.luns = nil
+	t.lunsChangedLocked()
+	l.targets = slices.DeleteFunc(l.targets, func(o *Target) bool { return o == t })
+	l.past.Add(&t.past)
+	last := len(l.targets) == 0
+	l.leaving = l.leaving || last
+	past := l.past
+	l.ev.Unlock()
+	var errs []error
+	for _, e := range units {
+		errs = append(errs, l.closeUnit(ctx, e.unit))
+	}
+	if last {
+		s.mu.Lock()
+		s.loops = slices.DeleteFunc(s.loops, func(o *loop) bool { return o == l })
+		s.past.Add(&past)
+		s.mu.Unlock()
+		errs = append(errs, l.close(ctx))
+	}
+	return errors.Join(errs...)
+}

@@ -66,18 +66,23 @@ func (s *sess) info() SessionInfo {
 }
 
 func (t *Target) disksLocked() []LUNInfo {
+	live := map[*lunCounters]*LUNStats{}
+	for _, se := range t.sessions {
+		for _, ln := range se.luns {
+			if live[ln.count] == nil {
+				live[ln.count] = &LUNStats{}
+			}
+			live[ln.count].Add(&ln.own)
+		}
+	}
 	infos := make([]LUNInfo, len(t.luns))
 	for i := range t.luns {
 		e := &t.luns[i]
 		infos[i] = e.unit.info()
 		c := t.countersOf(e.num, e.unit)
 		c.info(&infos[i])
-		for _, se := range t.sessions {
-			for _, ln := range se.luns {
-				if ln.count == c {
-					infos[i].Stats.Add(&ln.own)
-				}
-			}
+		if s := live[c]; s != nil {
+			infos[i].Stats.Add(s)
 		}
 		infos[i].LUN, infos[i].Stats.LUN = e.num, e.num
 		infos[i].Queued = infos[i].Stats.Queued()

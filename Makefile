@@ -31,7 +31,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test e2e mutate race fuzz soak bench bench-scale lint generate clean install check-go check-format test-deps
+.PHONY: help build run test e2e mutate race fuzz soak bench bench-scale bench-admin lint generate clean install check-go check-format test-deps
 
 help: ## this list
 	@echo 'lunar, an iSCSI target server. Targets:'
@@ -70,6 +70,9 @@ bench: build ## lunar beside its peers; the table goes to docs/bench/
 
 bench-scale: build ## 1,000 targets and 10,000 sessions in one process
 	go run ./test/scale
+
+bench-admin: build ## what administration costs a busy target, and the load administration
+	go run ./test/adminbench
 
 lint: check-go ## golangci-lint with .golangci.yml, and buf over admin/api, built from their modules on first use
 	go run $(GOLANGCI) run ./...

@@ -25,6 +25,17 @@ func (lu *LU) SetPorts(target string, groups []uint16) {
 	lu.dropPorts()
 }
 
+// Ports returns the portal group tags of the ports of an iSCSI target through which the LU can be reached, ascending.
+func (lu *LU) Ports(target string) (groups []uint16) {
+	for _, p := range lu.ports {
+		if p.target == target {
+			groups = append(groups, p.group)
+		}
+	}
+	slices.Sort(groups)
+	return groups
+}
+
 // usePort returns the port. One that is not known is there for the nexus that uses it.
 func (lu *LU) usePort(target string, group, relative uint16) *port {
 	for i := range lu.ports {

@@ -163,6 +163,9 @@ func (x *transcript) do(in string) ([]Action, error) {
 		other := New(sam.Nexus{Initiator: "iqn.o"}, 2, login.Normal, login.Defaults().Params, 1, Limits{}, &x.pool)
 		m := &TMF{Function: sam.ClearTaskSet, conn: other.AddConn(0, 1, x.now)}
 		return x.s.AbortTasks(m, a.has("tell"), func(*Task) bool { return true }, nil), nil
+	case "noreset":
+		x.s.NoReset = true
+		return nil, nil
 	case "queried":
 		m := x.tmfs[0]
 		x.tmfs = x.tmfs[1:]

@@ -4,6 +4,10 @@ export CGO_ENABLED = 0
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
+# Where the commands are built.
+BIN ?= bin
+# Debian's tgt-admin, which `make install-tgt` has its unit run.
+TGTADMIN ?= /usr/sbin/tgt-admin
 LUNAR_IMG ?= lunar.img
 
 # How long each fuzz target runs: in `make test`, and in `make fuzz`.
@@ -31,14 +35,14 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test e2e mutate race fuzz soak bench bench-scale bench-admin lint generate clean install check-go check-format test-deps
+.PHONY: help build run test e2e mutate race fuzz soak bench bench-scale bench-admin lint generate clean install install-tgt check-go check-format test-deps
 
 help: ## this list
 	@echo 'lunar, an iSCSI target server. Targets:'
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
-build: check-go ## build every command into bin/
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+build: check-go ## build every command into bin/ (BIN)
+	go build -trimpath -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
 
 run: build ## serve a 1 GiB sparse file (LUNAR_IMG, default ./lunar.img) as a disk on 127.0.0.1:3260
 	@scripts/run "$(LUNAR_IMG)"
@@ -82,9 +86,21 @@ generate: check-go ## what is generated: docs/rfc7143.md, and the Go code of adm
 	go run ./tools/rfcwalk -w
 	scripts/generate-api
 
-install: build ## install the commands below DESTDIR and PREFIX (/usr/local)
-	install -d '$(DESTDIR)$(PREFIX)/bin'
-	for c in cmd/*/; do install -m 0755 "bin/$$(basename "$$c")" '$(DESTDIR)$(PREFIX)/bin/' || exit; done
+# unit NAME,FOLDER: the unit below FOLDER, with the paths of this installation.
+unit = sed -e 's|@bindir@|$(PREFIX)/bin|g' -e 's|@sbindir@|$(PREFIX)/sbin|g' -e 's|@tgtadmin@|$(TGTADMIN)|g' \
+	scripts/systemd/$(1) >'$(2)/$(1)' && chmod 0644 '$(2)/$(1)'
+unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/system
+
+install: build ## install lunard, lunarctl and lunard.service below DESTDIR and PREFIX (/usr/local)
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(unitdir)'
+	install -m 0755 '$(BIN)/lunard' '$(BIN)/lunarctl' '$(DESTDIR)$(PREFIX)/bin/'
+	$(call unit,lunard.service,$(unitdir))
+
+install-tgt: build ## install lunard as tgtd, our tgtadm and tgt.service, to take tgt's place (docs/tgt.md)
+	install -d '$(DESTDIR)$(PREFIX)/sbin' '$(unitdir)'
+	install -m 0755 '$(BIN)/lunard' '$(DESTDIR)$(PREFIX)/sbin/tgtd'
+	install -m 0755 '$(BIN)/tgtadm' '$(DESTDIR)$(PREFIX)/sbin/tgtadm'
+	$(call unit,tgt.service,$(unitdir))
 
 clean: ## remove what was built; the disk image of `make run` stays
 	rm -rf bin

@@ -96,7 +96,7 @@ func (tl *Tool) Env() []string {
 		return env
 	}
 	var libs []string
-	for _, pattern := range []string{"usr/lib/*-linux-gnu*", "lib/*-linux-gnu*", "usr/lib/*-linux-gnu*/ceph"} {
+	for _, pattern := range []string{"usr/lib/*-linux-gnu*", "lib/*-linux-gnu*", "usr/lib/*-linux-gnu*/ceph", "usr/lib/systemd", "lib/systemd"} {
 		dirs, _ := filepath.Glob(filepath.Join(tl.root, pattern)) // the only error is a bad pattern
 		libs = append(libs, dirs...)
 	}

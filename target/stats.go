@@ -15,7 +15,8 @@ import (
 type Stats struct {
 	Sessions    int   // normal sessions now
 	LoggingIn   int   // connections in login or discovery now
-	BufferBytes int64 // memory that data of commands takes now, of Config.BufferBytes
+	BufferBytes int64 // memory that data of commands takes now
+	BufferLimit int64 // of Config.BufferBytes
 
 	Accepted    uint64            // connections that a portal has taken
 	TurnedAway  uint64            // of these, told to try again, or closed, for Config.MaxLogins or MaxLoginsPerIP or SetAccepting
@@ -136,7 +137,7 @@ func DropReasons() []string { return append([]string(nil), dropNames[dropNone+1:
 func (s *Server) Stats() Stats {
 	c := &s.count
 	st := Stats{
-		Sessions: int(s.sessions.Load()), LoggingIn: s.gate.inside(), BufferBytes: s.budget.Used(),
+		Sessions: int(s.sessions.Load()), LoggingIn: s.gate.inside(), BufferBytes: s.budget.Used(), BufferLimit: s.budget.Limit(),
 		Accepted: c.accepted.Load(), TurnedAway: c.turnedAway.Load(), Slowed: c.slowed.Load(), Logins: c.logins.Load(), Discoveries: c.discoveries.Load(),
 		Reinstated: c.reinstated.Load(), TaskSetFull: c.taskSetFull.Load(), Panics: c.panics.Load(), NotLogged: s.notes.left(),
 		LoginsLost: map[string]uint64{}, Drops: map[string]uint64{}, Ended: map[string]uint64{},

@@ -90,6 +90,13 @@ type conf struct {
 	redirect string // TargetAddress, or empty
 }
 
+// CheckTarget reports why a target could not be as cfg says, before one is made or changed. A target that it finds nothing wrong with can be
+// configured so.
+func (s *Server) CheckTarget(cfg *TargetConfig) error {
+	_, err := s.newConf(*cfg)
+	return err
+}
+
 // newConf checks cfg as a whole and takes a copy of it.
 func (s *Server) newConf(cfg TargetConfig) (*conf, error) {
 	c := &conf{TargetConfig: cfg.clone(), auth: s.cfg.Auth, limits: s.cfg.Limit}

@@ -279,7 +279,7 @@ func TestConfigureAllOrNothing(t *testing.T) {
 		if _, err := r.s.AddTarget(testTarget+"-2", cfg); err == nil && !strings.Contains(what, "kind of its") && !strings.Contains(what, "were made") {
 			t.Errorf("AddTarget takes it: %q", what)
 		} else if err == nil {
-			if err := r.s.Target(testTarget + "-2").Remove(r.ctx(), false); err != nil {
+			if err := r.s.Target(testTarget+"-2").Remove(r.ctx(), false); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -141,6 +141,35 @@ func (t *Target) Remove(ctx context.Context, force bool) error {
 	return t.end(ctx)
 }
 
+// A PendingRemoval is a target that can be removed: it is no longer found, and nobody logs in to it. Commit or Abort must follow.
+type PendingRemoval struct{ t *Target }
+
+// PrepareRemove does all of Remove that can be refused. Sessions are still there with force, and go on until Commit.
+func (t *Target) PrepareRemove(ctx context.Context, force bool) (*PendingRemoval, error) {
+	if err := t.leave(ctx, force); err != nil {
+		return nil, err
+	}
+	return &PendingRemoval{t}, nil
+}
+
+// Commit removes the target. The error is of what could not be closed in order.
+func (p *PendingRemoval) Commit(ctx context.Context) error { return p.t.end(ctx) }
+
+// Abort lets the target be found again, as if nothing had been.
+func (p *PendingRemoval) Abort() {
+	t := p.t
+	t.s.mu.Lock()
+	if !t.s.closed {
+		t.s.table.Store(t.s.table.Load().with(t, nil))
+		t.ready.Store(true)
+	}
+	t.s.mu.Unlock()
+	t.l.ev.Lock()
+	t.closing--
+	t.syncPortsLocked() // portals may have come and gone
+	t.l.ev.Unlock()
+}
+
 // leave keeps logins out and sees to it that there are no sessions, but with force, and that nobody else is removing the target; then it is no
 // longer in the table.
 func (t *Target) leave(ctx context.Context, force bool) error {

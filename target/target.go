@@ -119,28 +119,44 @@ func (s *Server) Target(name string) *Target {
 	return s.table.Load().byName[norm]
 }
 
+// SharesLoop reports whether the two targets are on one loop, so that they may have a disk in common.
+func (t *Target) SharesLoop(o *Target) bool { return t.l == o.l }
+
 // ShareDisk puts the disk behind another target's LUN behind this one's LUN of number lun, too: one logical unit with one set
 // of reservations and unit attentions. Both targets must be on one loop (TargetConfig.LoopOf).
 func (t *Target) ShareDisk(lun uint16, from *Target, fromLUN uint16) error {
+	p, err := t.PrepareShare(lun, from, fromLUN, PutOptions{})
+	if err == nil {
+		p.Commit()
+	}
+	return err
+}
+
+// PrepareShare is PrepareDisk for a disk that is there already: see ShareDisk.
+func (t *Target) PrepareShare(lun uint16, from *Target, fromLUN uint16, o PutOptions) (*PendingDisk, error) {
 	if t.l != from.l {
-		return fmt.Errorf("target %s is not on the loop of %s: one volume has one loop", t.name, from.name)
+		return nil, fmt.Errorf("target %s is not on the loop of %s: one volume has one loop", t.name, from.name)
 	}
 	if lun > sam.MaxFlatLUN {
-		return fmt.Errorf("target %s: LUNs go up to %d", t.name, sam.MaxFlatLUN)
+		return nil, fmt.Errorf("target %s: LUNs go up to %d", t.name, sam.MaxFlatLUN)
 	}
 	t.l.ev.Lock()
 	defer t.l.ev.Unlock()
+	if t.l.closed || !slices.Contains(t.l.targets, t) {
+		return nil, ErrClosed
+	}
 	i, ok := from.find(fromLUN)
 	if !ok || from.luns[i].unit.controller {
-		return fmt.Errorf("target %s LUN %d: %w", from.name, fromLUN, ErrNoLUN)
+		return nil, fmt.Errorf("target %s LUN %d: %w", from.name, fromLUN, ErrNoLUN)
 	}
 	u := from.luns[i].unit
-	if err := t.freeLocked(lun, u.lu.Volume(), false); err != nil {
-		return fmt.Errorf("target %s LUN %d: %w", t.name, lun, err)
+	if err := t.freeLocked(lun, u.lu.Volume(), o.Force); err != nil {
+		return nil, fmt.Errorf("target %s LUN %d: %w", t.name, lun, err)
 	}
 	u.refs++
-	t.placeLocked(lun, u)
-	return nil
+	p := &PendingDisk{t: t, lun: lun, u: u}
+	t.pending[lun] = p
+	return p, nil
 }
 
 // find returns the place of a LUN in the map and whether it is there.

@@ -17,8 +17,9 @@ type Ref struct {
 
 // A TargetState is a target as it is now: what was set, and what is live. It shares nothing with the service.
 type TargetState struct {
-	Spec spec.Target
-	Live target.Info
+	Spec   spec.Target
+	Live   target.Info
+	Faults map[uint16]string // LUNs whose volume could not be opened, and why; nil: none
 }
 
 // SystemState is the daemon as it is now.
@@ -47,7 +48,7 @@ type DriverInfo struct {
 // its turn on that target alone, within ctx; when it returns nil what it did is saved. Every error is an *Error.
 //
 // A change is told by an edit function, which gets a copy of what is there and returns it changed: only what differs is
-// carried out. An edit that returns an error ends the call with it. It must not call the service.
+// carried out. An edit that returns an error ends the call with it. It may be called more than once, and must not call the service.
 type Service interface {
 	// Document returns all that is set, with secrets; it shares nothing with the service.
 	Document() spec.Document

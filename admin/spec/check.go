@@ -121,7 +121,9 @@ func (t *Target) CheckTarget(known func(account string) bool) error {
 	return t.check(t.place(0), known)
 }
 
-func (t *Target) place(i int) place { return place{}.at(fmt.Sprintf("targets[%d]", i), "target "+t.Name) }
+func (t *Target) place(i int) place {
+	return place{}.at(fmt.Sprintf("targets[%d]", i), "target "+t.Name)
+}
 
 // CheckLUN reports what is wrong with one LUN of the target named.
 func (l *LUN) CheckLUN(target string) error {

@@ -1,0 +1,235 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lunar-iscsi/lunar/admin/spec"
+	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/scsi"
+	"github.com/lunar-iscsi/lunar/target"
+)
+
+// A disk is what stands behind one LUN.
+type disk struct {
+	e   *entry
+	lun uint16
+	key string // of its volume; empty: nobody else can have it
+	// Guarded by Manager.mu.
+	there  bool // the logical unit is there; false: on its way
+	faulty bool // its volume could not be opened
+}
+
+// volumeKey tells whether two URIs name one volume; empty: each is a volume of its own.
+func volumeKey(u *backstore.URI) string {
+	if u.Path == "" {
+		return "" // mem: and null: are new each time
+	}
+	return u.Scheme + "\x00" + u.Host + "\x00" + u.Path
+}
+
+// diskConfig says in the server's words what l is.
+func diskConfig(e *entry, l *spec.LUN) scsi.DiskConfig {
+	cfg := scsi.DiskConfig{Vendor: l.Vendor, Product: l.Product, Revision: l.Revision, Serial: l.Serial, Identity: l.Identity,
+		LogicalBlock: l.BlockSize, PhysicalBlock: l.PhysicalBlock, ReadOnly: l.ReadOnly, Removable: l.Removable,
+		Thin: l.Thin, WriteCache: l.WriteCache, DescriptorSense: l.DescriptorSense, ModePages: l.ModePages,
+		RotationRate: l.RotationRate, LowestAligned: l.LowestAligned, OptimalGranularity: l.OptimalGranularity, OptimalLength: l.OptimalLength,
+		NoUnmap: l.NoUnmap, NoWriteSame: l.NoWriteSame, NoCompareAndWrite: l.NoCompareAndWrite}
+	if l.TgtNaming {
+		cfg.TgtNaming, cfg.TID, cfg.SCSIID = true, e.tid, l.SCSIID
+		if cfg.Identity == "" {
+			// What is shown comes of the numbers of target and LUN. This one tells sessions, and saved reservations, whether a
+			// number stands for another volume than before.
+			volume, _, _ := strings.Cut(l.Volume, "?")
+			cfg.Identity = "tgt volume " + volume
+		}
+	}
+	return cfg
+}
+
+// A pending is a LUN that is ready to be put in its place: Commit or Abort must follow.
+type pending struct {
+	m    *Manager
+	d    *disk
+	put  *target.PendingDisk
+	off  *scsi.DiskConfig // the LUN is to be offline from the start
+	live *target.Target
+}
+
+// prepare does all of putting l behind its number that can fail. The holder of e's turn calls it. l's identity is completed. A volume that
+// is another LUN's already becomes a further way to that logical unit.
+func (m *Manager) prepare(ctx context.Context, e *entry, live *target.Target, l *spec.LUN, force bool) (*pending, error) {
+	var u *backstore.URI
+	d := &disk{e: e, lun: l.Number}
+	if l.Volume != "" {
+		var err error
+		if u, err = backstore.ParseURI(l.Volume); err != nil {
+			return nil, Errorf(Invalid, "%s: %w", d, err)
+		}
+		d.key = volumeKey(u)
+	}
+	other, err := m.claim(d)
+	if err != nil {
+		return nil, err
+	}
+	p := &pending{m: m, d: d, live: live}
+	if other != nil {
+		err = p.share(other, l, force)
+	} else {
+		err = p.open(ctx, u, l, force)
+	}
+	if err != nil {
+		m.release(d)
+		return nil, err
+	}
+	return p, nil
+}
+
+func (d *disk) String() string { return fmt.Sprintf("target %s LUN %d", d.e.name, d.lun) }
+
+// claim enters d among those who have its volume, and returns one that has it already.
+func (m *Manager) claim(d *disk) (*disk, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d.key == "" {
+		return nil, nil
+	}
+	var other *disk
+	for _, o := range m.volumes[d.key] {
+		switch {
+		case !o.there:
+			return nil, &Error{Code: OpenFailed, Text: fmt.Sprintf("%s: the volume is being opened for %s", d, o), Hint: "try again"}
+		case !o.faulty:
+			other = o
+		}
+	}
+	m.volumes[d.key] = append(m.volumes[d.key], d)
+	return other, nil
+}
+
+// release takes d from among those who have its volume.
+func (m *Manager) release(d *disk) {
+	if d == nil || d.key == "" {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	left := slices.DeleteFunc(m.volumes[d.key], func(o *disk) bool { return o == d })
+	if m.volumes[d.key] = left; len(left) == 0 {
+		delete(m.volumes, d.key)
+	}
+}
+
+// open opens the volume and makes the logical unit.
+func (p *pending) open(ctx context.Context, u *backstore.URI, l *spec.LUN, force bool) error {
+	var st backstore.Store
+	var own string
+	if u != nil {
+		var err error
+		if st, err = p.m.openVolume(ctx, u, p.d, l); err != nil {
+			return &Error{Code: OpenFailed, Err: fmt.Errorf("%s: %s: %w", p.d, shown(l.Volume), err)}
+		}
+		own = st.Info().Identity
+	}
+	if l.Identity == "" && !l.TgtNaming {
+		// The volume's own name is saved, too: the disk is still the same one when the volume cannot be opened.
+		l.Identity = cmp.Or(own, rand.Text())
+	}
+	cfg := diskConfig(p.d.e, l)
+	if l.Offline {
+		p.off = &cfg
+	}
+	var err error
+	p.put, err = p.live.PrepareDisk(l.Number, st, cfg, target.PutOptions{Force: force})
+	return coded(err, Invalid)
+}
+
+// openVolume opens what stands behind a LUN.
+func (m *Manager) openVolume(ctx context.Context, u *backstore.URI, d *disk, l *spec.LUN) (backstore.Store, error) {
+	warn := func(line string) { m.log.Warn(line, "target", d.e.name, "lun", d.lun) }
+	st, err := m.cfg.Registry.Open(ctx, u, backstore.Options{ReadOnly: l.ReadOnly, Warn: warn})
+	if err == nil && m.cfg.Wrap != nil {
+		st = m.cfg.Wrap(d.e.norm, d.lun, st)
+	}
+	return st, err
+}
+
+// share makes the LUN a further way to another's logical unit.
+func (p *pending) share(other *disk, l *spec.LUN, force bool) error {
+	p.m.mu.RLock()
+	from := other.e.live
+	p.m.mu.RUnlock()
+	put, err := p.live.PrepareShare(l.Number, from, other.lun, target.PutOptions{Force: force})
+	if err != nil {
+		return &Error{Code: Unsupported, Err: fmt.Errorf("%s: the volume is %s's already, and one volume has one logical unit: %w", p.d, other, err),
+			Hint: "make the target anew with this LUN among those that it begins with, or restart the daemon: the two targets then share one loop"}
+	}
+	p.put = put
+	if was, ok := p.m.lunOf(other); ok {
+		l.Identity = was.Identity
+	}
+	return nil
+}
+
+// lunOf is what is set of the LUN that d stands behind.
+func (m *Manager) lunOf(d *disk) (spec.LUN, bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if d.e.spec != nil {
+		for i := range d.e.spec.LUNs {
+			if d.e.spec.LUNs[i].Number == d.lun {
+				return d.e.spec.LUNs[i].Clone(), true
+			}
+		}
+	}
+	return spec.LUN{}, false
+}
+
+// commit puts the LUN in its place. The holder of the target's turn calls it.
+func (p *pending) commit() {
+	p.put.Commit()
+	p.m.mu.Lock()
+	p.d.there = true
+	p.m.mu.Unlock()
+	p.d.e.disks[p.d.lun] = p.d
+	if p.off == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), p.m.cfg.CloseTimeout)
+	defer cancel()
+	if err := p.live.UpdateDisk(ctx, p.d.lun, scsi.DiskUpdate{Config: *p.off, Force: true}); err != nil {
+		p.m.log.Warn("a LUN could not be taken offline", "target", p.d.e.name, "lun", p.d.lun, "error", err)
+	}
+}
+
+// abort gives the place back and closes the volume.
+func (p *pending) abort() {
+	ctx, cancel := context.WithTimeout(context.Background(), p.m.cfg.CloseTimeout)
+	defer cancel()
+	if err := p.put.Abort(ctx); err != nil {
+		p.m.log.Warn("a volume that was not to be used after all could not be closed in order", "target", p.d.e.name, "lun", p.d.lun, "error", err)
+	}
+	p.m.release(p.d)
+}
+
+func abortAll(list []*pending) {
+	for _, p := range list {
+		p.abort()
+	}
+}
+
+// faultsLocked lists the LUNs of a target whose volume could not be opened.
+func (m *Manager) faultsLocked(e *entry) map[uint16]string {
+	var out map[uint16]string
+	for n, why := range e.faults {
+		if out == nil {
+			out = map[uint16]string{}
+		}
+		out[n] = why
+	}
+	return out
+}

@@ -54,7 +54,7 @@ func (lu *LU) failStore(c *Command) {
 		return
 	}
 	d := sense.Data{Key: a.key, Code: a.write}
-	if c.span.kind == readSpan {
+	if c.span.kind == readSpan && c.step != flushAfter {
 		d.Code = a.read
 	}
 	switch {

@@ -90,6 +90,7 @@ type modelRun struct {
 	h      *history.History
 	issued map[*Command]*issue
 	counts map[string]int
+	full   uint64 // blocks, if the disk is resized on and off; 0: it is not
 }
 
 // An issue is what the model knows of a pending command.
@@ -99,6 +100,7 @@ type issue struct {
 	fua     bool
 	compare []byte
 	aborted bool
+	lowest  uint64 // blocks that the disk had at least, since
 }
 
 func (m *modelRun) run(steps int) {
@@ -113,6 +115,8 @@ func (m *modelRun) run(steps int) {
 			}
 		case k < 18:
 			m.abort()
+		case k < 19 && m.full != 0:
+			m.resize()
 		default:
 			m.host.turn()
 		}
@@ -125,7 +129,7 @@ func (m *modelRun) run(steps int) {
 	if len(m.issued) != 0 || len(m.lu.pending) != 0 || m.lu.index.n != 0 || m.lu.flight != 0 || m.lu.doubts != 0 {
 		m.Fatalf("at the end: %d issued, %d pending, %d in the index, %d in flight, %d in doubt", len(m.issued), len(m.lu.pending), m.lu.index.n, m.lu.flight, m.lu.doubts)
 	}
-	for i := range m.lu.blocks {
+	for i := range uint64(len(m.st.durable)) {
 		m.ok(m.h.Read(modelWriter, i, 1, "what is left").Done(m.st.holds(i)))
 	}
 }
@@ -214,6 +218,7 @@ func (m *modelRun) issue() {
 		c.NoWait = false
 		out = m.lu.Execute(c)
 	}
+	is.lowest = m.lu.blocks
 	m.issued[c] = is
 	m.counts["pending"] += int(out)
 	if out == Done {
@@ -242,6 +247,10 @@ func (m *modelRun) ended(c *Command) {
 		}
 		return
 	}
+	if last > is.lowest && result(c) == "05/21/00" {
+		m.beyond(c, is)
+		return
+	}
 	m.counts[is.kind]++
 	if is.kind == "compare" && !m.compared(c, is) {
 		return
@@ -253,6 +262,49 @@ func (m *modelRun) ended(c *Command) {
 	m.ok(is.op.Done(c.Data))
 	for i := first; is.fua && i < last; i++ {
 		m.ok(m.h.Survives(i, m.st.durable[i]))
+	}
+}
+
+// resize gives the disk another size, and the store ahead of it or behind it. The store keeps what is beyond the end for when it comes
+// back; that nobody gets there meanwhile it checks itself.
+func (m *modelRun) resize() {
+	if now := int64(m.lu.blocks) * int64(m.lu.blockSize); m.st.info.Size > now {
+		if m.lu.Beyond(now) == 0 {
+			m.st.info.Size = now
+			m.counts["cut"]++
+		}
+	}
+	unit := uint64(m.lu.Granularity()) / uint64(m.lu.blockSize)
+	blocks := (m.full/4 + m.rnd.Uint64N(m.full*3/4+1)) / unit * unit
+	size := int64(blocks) * int64(m.lu.blockSize)
+	m.st.info.Size = max(m.st.info.Size, size)
+	was := m.lu.blocks
+	m.ok(m.lu.Resize(size))
+	for _, nx := range m.nexus {
+		if told := nx.attentions == 1<<attentionBit(sense.CapacityChanged); told != (was != blocks) || nx.attentions != 0 && !told {
+			m.Fatalf("from %d to %d blocks: conditions %b", was, blocks, nx.attentions)
+		}
+		nx.attentions = 0
+	}
+	for _, is := range m.issued {
+		is.lowest = min(is.lowest, blocks)
+	}
+	m.counts["resized"]++
+}
+
+// beyond takes the end of a command that reached beyond an end which the disk got while it waited. Some of it may have been carried out.
+func (m *modelRun) beyond(c *Command, is *issue) {
+	m.counts["beyond"]++
+	if is.op == nil {
+		return
+	}
+	if c.span.kind != writeSpan {
+		m.ok(is.op.Refused())
+		return
+	}
+	m.ok(is.op.Failed())
+	for i, last := blockRange(c); i < last; i++ {
+		m.ok(is.op.Applied(i, number(m.st.holds(i)) == uint64(is.op.Value())))
 	}
 }
 
@@ -304,7 +356,8 @@ func (m *modelRun) abort() {
 
 // TestModel runs random commands of several nexuses against a store that reorders, aborts included: a READ returns
 // exactly what the overlapping WRITEs before it left, nothing torn, and what was flushed is durable. The history knows what that is; the order of
-// overlapping commands is that of Execute.
+// overlapping commands is that of Execute. Every other disk is resized all the time: what lies beyond an end, whenever it came, does not get
+// to the store, and the rest goes on.
 func TestModel(t *testing.T) {
 	counts := map[string]int{}
 	for seed := range uint64(60) {
@@ -341,6 +394,9 @@ func TestModel(t *testing.T) {
 			for _, name := range []string{"a", "b", "c"} {
 				m.nexus = append(m.nexus, r.attach(name))
 			}
+			if seed/6%2 == 1 {
+				m.full = lu.blocks
+			}
 			m.run(2000)
 			for _, nx := range m.nexus {
 				if nx.pending != 0 {
@@ -351,6 +407,11 @@ func TestModel(t *testing.T) {
 	}
 	for _, what := range []string{"read", "write", "flush", "write same", "write and verify", "verify", "compare", "miscompare", "aborted", "late", "pending", "would block"} {
 		if counts[what] < 500 {
+			t.Errorf("only %d of %q: the model does not reach it", counts[what], what)
+		}
+	}
+	for _, what := range []string{"resized", "beyond", "cut"} {
+		if counts[what] < 100 {
 			t.Errorf("only %d of %q: the model does not reach it", counts[what], what)
 		}
 	}

@@ -137,27 +137,23 @@ func (t *Target) freeLocked(lun uint16, volume string, force bool) error {
 		return nil
 	}
 	for _, s := range t.sessions {
-		if was, ok := s.remembers(lun); ok && was != volume {
+		if s.mistakes(lun, volume) {
 			return fmt.Errorf("%w: %s has a session that knows another volume by that number; it has to log out, or the change to be forced", ErrLUNInUse, s.s.Nexus.Initiator)
 		}
 	}
 	return nil
 }
 
-// remembers returns the volume that the session knows by the number that a LUN of the target has for it, and that is not there any more.
-func (s *sess) remembers(lun uint16) (volume string, ok bool) {
-	if !s.sees.masked {
-		volume, ok = s.had[sam.NewLUN(lun)]
-		return volume, ok
-	}
-	for as, real := range s.sees.luns {
-		if real == lun {
-			if volume, ok = s.had[sam.NewLUN(as)]; ok {
-				return volume, ok
-			}
+// mistakes reports whether the session knows another volume by the number that it would see the LUN under, and that volume is there no
+// more.
+func (s *sess) mistakes(lun uint16, volume string) bool {
+	for as, was := range s.had {
+		n, _ := as.Number()
+		if _, shown := s.sees.luns[n]; (shown || !s.sees.masked || n == 0) && s.number(n) == lun && was != volume {
+			return true
 		}
 	}
-	return "", false
+	return false
 }
 
 // Commit puts the disk behind its LUN. Sessions see it at once, with a unit attention. When the target has been removed
@@ -188,8 +184,8 @@ func (p *PendingDisk) Abort(ctx context.Context) error {
 	return l.closeUnit(ctx, p.u)
 }
 
-// RemoveLUN takes a LUN away. With force its commands are aborted, without an answer; else it is ErrLUNInUse while any are under
-// way. When it returns the store is closed, unless the disk stands behind another LUN, too. When a request of the store never
+// RemoveLUN takes a LUN away. With force its commands are aborted, which their initiators are told (TASK ABORTED); else it is ErrLUNInUse
+// while any are under way. When it returns the store is closed, unless the disk stands behind another LUN, too. When a request of the store never
 // ends, the store is orphaned and an error of backstore.ClassBusy says so.
 func (t *Target) RemoveLUN(ctx context.Context, lun uint16, force bool) error {
 	l := t.l

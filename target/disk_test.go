@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -175,6 +176,67 @@ func TestLUNReuse(t *testing.T) {
 		}
 	}
 	r.readyAt(stranger, lun2)
+}
+
+// TestLUNReuseMasked: it is the session's own number that counts.
+func TestLUNReuseMasked(t *testing.T) {
+	r := newRig(t, Config{}, "")
+	add := func(lun uint16, identity string) error {
+		return r.put(lun, newStore(t, ""), scsi.DiskConfig{Identity: identity}, PutOptions{})
+	}
+	for _, lun := range []uint16{5, 6} {
+		if err := add(lun, fmt.Sprint("old", lun)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.tg.Configure(TargetConfig{Masks: []Mask{{Initiator: "*", LUNs: []MaskLUN{{As: 1, LUN: 1}, {As: 2, LUN: 5}}}}}); err != nil {
+		t.Fatal(err)
+	}
+	s := r.login(1)
+	r.readyAt(s, sam.NewLUN(2))
+	for _, lun := range []uint16{5, 6} {
+		if err := r.tg.RemoveLUN(r.ctx(), lun, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := add(5, "new"); !errors.Is(err, ErrLUNInUse) {
+		t.Error("a number that a session sees under another one was given away:", err)
+	}
+	for _, lun := range []uint16{6, 2} {
+		if err := add(lun, fmt.Sprint("new", lun)); err != nil {
+			t.Errorf("LUN %d, which nobody sees: %v", lun, err)
+		}
+	}
+	if err := add(5, "old5"); err != nil {
+		t.Error("the same volume:", err)
+	}
+}
+
+// TestForcedRemovalIsTold: who has commands at a LUN that is taken away by force learns what became of them.
+func TestForcedRemovalIsTold(t *testing.T) {
+	r := newRig(t, Config{}, "")
+	lun2, st := sam.NewLUN(2), newStore(t, "write hang count=1")
+	if err := r.tg.AddDisk(2, st, scsi.DiskConfig{Identity: "two"}); err != nil {
+		t.Fatal(err)
+	}
+	s := r.login(1)
+	r.readyAt(s, lun2)
+	p, err := s.Start(lun2, write10(0, 8), block('a', 8), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Wait(r.ctx(), 1); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.tg.RemoveLUN(r.ctx(), 2, true) }()
+	if res, err := p.Wait(r.ctx()); err != nil || res.Status != sam.TaskAborted {
+		t.Errorf("the write: %v, %v", err, res.Status)
+	}
+	st.Release()
+	if err := <-done; err != nil || !closed(st) {
+		t.Error("the store is open:", err)
+	}
 }
 
 // TestRemoveLUNInUse: without force a LUN with a command under way stays, whether the store has it, or its data is to come, or it was

@@ -324,10 +324,11 @@ func (l *loop) dropAllLocked(end ending, why string) {
 	}
 }
 
-// abortUnitLocked aborts every command of t's sessions at lu, without an answer.
+// abortUnitLocked aborts every command of t's sessions at lu. Each is told TASK ABORTED: without an answer its initiator would wait for
+// its time-out, and then reset what is there no more.
 func (t *Target) abortUnitLocked(lu *scsi.LU) {
 	for _, s := range t.sessions {
-		t.l.perform(s.s.ShowWindow(s.s.AbortTasks(nil, false, s.at(lu), t.l.takeActs())))
+		t.l.perform(s.s.ShowWindow(s.s.AbortTasks(nil, true, s.at(lu), t.l.takeActs())))
 	}
 }
 

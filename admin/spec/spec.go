@@ -16,14 +16,14 @@ type System struct {
 	// What targets that are made later start with: see Target.
 	NopInterval int  `json:"nop_interval,omitempty" yaml:"nop-interval,omitempty"`
 	NopCount    int  `json:"nop_count,omitempty" yaml:"nop-count,omitempty"`
-	ISNS        ISNS `json:"isns" yaml:"-"` // kept for tgt's faces, which show it; lunar is no iSNS client
+	ISNS        ISNS `json:"isns" yaml:"isns,omitempty"` // kept for tgt's faces, which show it; lunar is no iSNS client
 }
 
 // ISNS are tgt's iSNS settings.
 type ISNS struct {
-	Server        string `json:"server,omitempty"` // IP address
-	Port          int    `json:"port,omitempty"`   // 0: 3205
-	AccessControl bool   `json:"access_control,omitempty"`
+	Server        string `json:"server,omitempty" yaml:"server,omitempty"` // IP address
+	Port          int    `json:"port,omitempty" yaml:"port,omitempty"`     // 0: 3205
+	AccessControl bool   `json:"access_control,omitempty" yaml:"access-control,omitempty"`
 }
 
 // A Portal is an address to listen on.
@@ -102,8 +102,8 @@ type Redirect struct {
 	Address   string `json:"address,omitempty" yaml:"address,omitempty"` // IP address or name
 	Port      int    `json:"port,omitempty" yaml:"port,omitempty"`       // 0: 3260
 	Permanent bool   `json:"permanent,omitempty" yaml:"permanent,omitempty"`
-	Temporary bool   `json:"temporary,omitempty" yaml:"-"` // tgt's: it was said, and is shown; what is not Permanent is temporary in any case
-	Callback  string `json:"callback,omitempty" yaml:"-"`  // tgt's; kept and shown, never run
+	Temporary bool   `json:"temporary,omitempty" yaml:"temporary,omitempty"` // tgt's: it was said, and is shown; what is not Permanent is temporary in any case
+	Callback  string `json:"callback,omitempty" yaml:"callback,omitempty"`   // tgt's; kept and shown, never run
 }
 
 // A LUN is one disk of a target. A zero field is its default.
@@ -144,15 +144,15 @@ type LUN struct {
 	NoCompareAndWrite bool `json:"no_compare_and_write,omitempty" yaml:"no-compare-and-write,omitempty"`
 
 	// ModePages are mode pages set in tgt's way, PAGE:SUBPAGE:LENGTH:BYTE:…; of them what lunar has is honoured.
-	ModePages []string `json:"mode_pages,omitempty" yaml:"-"`
+	ModePages []string `json:"mode_pages,omitempty" yaml:"mode-pages,omitempty"`
 	// Tgt is how tgt's faces were told of the volume; nil: it was not made through them.
-	Tgt *TgtStore `json:"tgt,omitempty" yaml:"-"`
+	Tgt *TgtStore `json:"tgt,omitempty" yaml:"tgt,omitempty"`
 }
 
 // A TgtStore is a backing store in tgt's words.
 type TgtStore struct {
-	Type    string `json:"type"`              // rdwr, aio, null, …
-	Path    string `json:"path,omitempty"`    // --backing-store
-	Options string `json:"options,omitempty"` // --bsopts
-	Flags   string `json:"flags,omitempty"`   // --bsoflags, in tgt's order
+	Type    string `json:"type" yaml:"type"`                           // rdwr, aio, null, …
+	Path    string `json:"path,omitempty" yaml:"path,omitempty"`       // --backing-store
+	Options string `json:"options,omitempty" yaml:"options,omitempty"` // --bsopts
+	Flags   string `json:"flags,omitempty" yaml:"flags,omitempty"`     // --bsoflags, in tgt's order
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -70,13 +71,19 @@ func plants() (list [][2]string) {
 // each runs f with every daemon and client. What the commands say has to be the same for all.
 func each(t *testing.T, f func(p *plant)) {
 	t.Helper()
+	eachOn(t, []string{"--iscsi", "portal=127.0.0.1:0"}, "0", f)
+}
+
+// eachOn is each with other arguments of the daemon, and its control port.
+func eachOn(t *testing.T, args []string, control string, f func(p *plant)) {
+	t.Helper()
 	var first string
 	var of [2]string
 	for _, c := range plants() {
 		t.Run(c[0]+"/"+c[1], func(t *testing.T) {
 			p := newPlant(t, c[0], c[1])
-			p.start("--iscsi", "portal=127.0.0.1:0")
-			p.findPortal()
+			p.start(args...)
+			p.findPortal(control)
 			f(p)
 			said := p.transcript.String()
 			if first == "" {
@@ -108,7 +115,7 @@ func newPlant(t *testing.T, d, client string) *plant {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"tgt-admin", "tgt-setup-lun", "tgtimg", "lsof", "sg_inq"} {
+	for _, name := range []string{"tgt-admin", "tgt-setup-lun", "tgtimg", "lsof", "sg_inq", "sg_readcap"} {
 		link(name, deps.Find(t, name).Path)
 	}
 	if d == tgtd {
@@ -185,9 +192,9 @@ func (p *plant) start(args ...string) {
 }
 
 // findPortal asks for the one portal, whose port the system chose.
-func (p *plant) findPortal() {
+func (p *plant) findPortal(control string) {
 	p.Helper()
-	r := p.quiet("tgtadm --lld iscsi --op show --mode portal")
+	r := p.quiet("tgtadm -C " + control + " --lld iscsi --op show --mode portal")
 	if _, err := fmt.Sscanf(strings.TrimSuffix(strings.TrimSpace(r.stdout), ",1"), "Portal: %s", &p.portal); err != nil {
 		p.Fatalf("%v in %+v", err, r)
 	}
@@ -246,14 +253,12 @@ func (p *plant) refuse(line, words string) {
 	}
 }
 
-// plain replaces what differs from one plant to the next: its folder and its port.
+// plain replaces what differs from one plant to the next: its folder and its ports.
 func (p *plant) plain(s string) string {
-	s = strings.ReplaceAll(s, p.dir, "DIR")
-	if p.portal != "" {
-		s = strings.ReplaceAll(s, p.portal, "PORTAL")
-	}
-	return s
+	return ports.ReplaceAllString(strings.ReplaceAll(s, p.dir, "DIR"), "127.0.0.1:PORT")
 }
+
+var ports = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 
 // file makes a sparse file.
 func (p *plant) file(name string, size int64) string {

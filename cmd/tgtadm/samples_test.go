@@ -120,7 +120,7 @@ var wireAnswer = regexp.MustCompile(`^rsp err=(\d+) `)
 // The bytes of requests as tgt's tgtadm sent them, and how each answer ended.
 func TestWireRequests(t *testing.T) {
 	r := record(t)
-	list := blocks(t, "testdata/wire-requests.txt")
+	list := blocks(t, "../../admin/tgtipc/testdata/samples/60-wire-requests.txt")
 	if len(list) < 40 {
 		t.Fatalf("%d requests", len(list))
 	}

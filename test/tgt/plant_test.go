@@ -74,7 +74,7 @@ func each(t *testing.T, f func(p *plant)) {
 	eachOn(t, []string{"--iscsi", "portal=127.0.0.1:0"}, "0", f)
 }
 
-// eachOn is each with other arguments of the daemon, and its control port.
+// eachOn is each with other arguments of the daemon, and its control port; args nil: f starts it.
 func eachOn(t *testing.T, args []string, control string, f func(p *plant)) {
 	t.Helper()
 	var first string
@@ -82,8 +82,10 @@ func eachOn(t *testing.T, args []string, control string, f func(p *plant)) {
 	for _, c := range plants() {
 		t.Run(c[0]+"/"+c[1], func(t *testing.T) {
 			p := newPlant(t, c[0], c[1])
-			p.start(args...)
-			p.findPortal(control)
+			if args != nil {
+				p.start(args...)
+				p.findPortal(control)
+			}
 			f(p)
 			said := p.transcript.String()
 			if first == "" {
@@ -145,14 +147,16 @@ func (p *plant) socket() string { return filepath.Join(p.dir, "s") }
 // start runs the daemon in the foreground, with -f and args, and returns when it says that it is ready.
 func (p *plant) start(args ...string) {
 	p.Helper()
-	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(p.dir, "notify"), Net: "unixgram"})
+	path := filepath.Join(p.dir, "notify")
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		p.Fatal(err)
 	}
+	defer os.Remove(path)
 	defer notify.Close()
 	var log bytes.Buffer
 	c := exec.Command(filepath.Join(p.bin, "tgtd"), append([]string{"-f"}, args...)...)
-	c.Env = append(p.env, "NOTIFY_SOCKET="+filepath.Join(p.dir, "notify"))
+	c.Env = append(p.env, "NOTIFY_SOCKET="+path)
 	c.Dir = p.dir
 	c.Stdout, c.Stderr = &log, &log
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

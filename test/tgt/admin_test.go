@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/session/initiator"
+	"github.com/lunar-iscsi/lunar/test/tgt/sample"
 )
 
 // adminPlants runs f as each does, on the control port that the samples of tgt-admin were taken on, with the files that their
@@ -18,11 +19,7 @@ func adminPlants(t *testing.T, f func(p *plant)) {
 		for _, name := range []string{"disk4.img", "disk5.img", "disk6.img"} {
 			p.file(name, 64<<20)
 		}
-		conf, err := os.ReadFile("testdata/50-targets.conf.txt")
-		if err != nil {
-			p.Fatal(err)
-		}
-		_, text, _ := strings.Cut(strings.ReplaceAll(string(conf), sampleDir, p.dir), "\n")
+		text := strings.ReplaceAll(sample.Input(p, "50-targets.conf.txt"), sample.Demo, p.dir)
 		p.text("targets.conf", text)
 		p.text("targets2.conf", strings.ReplaceAll(text, "incomingdiscoveryuser", "#incomingdiscoveryuser"))
 		f(p)
@@ -109,15 +106,15 @@ func TestAdminPretend(t *testing.T) {
 	adminPlants(t, func(p *plant) {
 		p.text("names.conf", "<target iqn.2026-01.com.example:names>\n  backing-store "+p.dir+"/disk4.img\n  initiator-name iqn.1993-08.org.debian:01:only-me\n</target>\n")
 		p.check("51-tgt-admin-pretend-initiator-name-only", asItIs)
-		s := readSample(p, "51-tgt-admin-pretend-more")
-		p.text("more.conf", strings.ReplaceAll(strings.ReplaceAll(s.note["config"], "|", "\n"), sampleDir, p.dir))
+		s := sample.Read(p, "51-tgt-admin-pretend-more.txt")
+		p.text("more.conf", strings.ReplaceAll(strings.ReplaceAll(s.Note["config"], "|", "\n"), sample.Demo, p.dir))
 		// The file that the sample's daemon had is this process's.
 		held, err := os.Open(p.file("tiny.img", 1<<20))
 		if err != nil {
 			p.Fatal(err)
 		}
 		defer held.Close()
-		p.checkSample("51-tgt-admin-pretend-more", s, inAnyOrder)
+		p.check("51-tgt-admin-pretend-more", inAnyOrder)
 		if out := p.do("tgtadm -C 8 --mode target --op show"); out != "" {
 			p.Errorf("it was not all pretence:\n%s", out)
 		}

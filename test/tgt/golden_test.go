@@ -10,6 +10,7 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/initiator"
+	"github.com/lunar-iscsi/lunar/test/tgt/sample"
 )
 
 const (
@@ -37,9 +38,8 @@ func (p *plant) setup() {
 			p.Fatal(err)
 		}
 	}
-	_, text, _ := strings.Cut(sampleText(p, "00-setup"), "\n")
-	for line := range strings.Lines(text) {
-		line = strings.ReplaceAll(strings.TrimSpace(line), sampleDir, p.dir)
+	for _, line := range sample.Setup(p) {
+		line = strings.ReplaceAll(line, sample.Demo, p.dir)
 		if p.daemon == lunard && refusedType.MatchString(line) {
 			if r := p.quiet(line); r.status != 22 || !strings.HasPrefix(r.stderr, "tgtadm: invalid request\n") {
 				p.Errorf("%s: %+v", line, r)
@@ -145,15 +145,15 @@ func TestGoldenErrors(t *testing.T) {
 		p.login(host(diskTarget, "a", "", 1))
 		random := regexp.MustCompile(`(?m)^Portal: 127\.0\.0\.1:\d+,1$`)
 		canonical := func(s string) string { return random.ReplaceAllString(p.served(s), "Portal: 127.0.0.1:PORT,1") }
-		for _, s := range append(blocks(p, "cli-errors"), blocks(p, "41-server-errors")...) {
-			s.command = strings.ReplaceAll(s.command, "127.0.0.1:13260", p.portal)
-			if p.daemon == lunard && changer.MatchString(s.command) {
-				if r := p.quiet(s.command); r.status != 22 || !strings.HasPrefix(r.stderr, "tgtadm: can't find the logical unit\n") {
-					p.Errorf("%s: %+v", s.command, r)
+		for _, s := range append(sample.Blocks(p, "40-cli-errors.txt"), sample.Blocks(p, "41-server-errors.txt")...) {
+			s.Command = strings.ReplaceAll(s.Command, "127.0.0.1:13260", p.portal)
+			if p.daemon == lunard && changer.MatchString(s.Command) {
+				if r := p.quiet(s.Command); r.status != 22 || !strings.HasPrefix(r.stderr, "tgtadm: can't find the logical unit\n") {
+					p.Errorf("%s: %+v", s.Command, r)
 				}
 				continue
 			}
-			p.checkSample("", s, canonical)
+			p.compare("", s, canonical)
 		}
 	})
 }

@@ -230,10 +230,8 @@ func (p *plant) run(line string) result {
 	p.Helper()
 	r := p.quiet(line)
 	fmt.Fprintf(&p.transcript, "$ %s\n%s", p.plain(line), p.plain(r.stdout))
-	for said := range strings.Lines(r.stderr) {
-		if !strings.HasPrefix(said, "tgtadm: reason: ") {
-			fmt.Fprintf(&p.transcript, "stderr: %s", p.plain(said))
-		}
+	for said := range strings.Lines(withoutReasons(r.stderr)) {
+		fmt.Fprintf(&p.transcript, "stderr: %s", p.plain(said))
 	}
 	fmt.Fprintf(&p.transcript, "exit: %d\n", r.status)
 	return r

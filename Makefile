@@ -35,11 +35,11 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test e2e mutate race fuzz soak bench bench-scale bench-admin lint generate clean install install-tgt check-go check-format test-deps
+.PHONY: help build run test e2e mutate race fuzz soak bench bench-scale bench-admin lint generate clean install install-tgt uninstall-tgt check-go check-format test-deps
 
 help: ## this list
 	@echo 'lunar, an iSCSI target server. Targets:'
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' Makefile
 
 build: check-go ## build every command into bin/ (BIN)
 	go build -trimpath -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
@@ -101,6 +101,9 @@ install-tgt: build ## install lunard as tgtd, our tgtadm and tgt.service, to tak
 	install -m 0755 '$(BIN)/lunard' '$(DESTDIR)$(PREFIX)/sbin/tgtd'
 	install -m 0755 '$(BIN)/tgtadm' '$(DESTDIR)$(PREFIX)/sbin/tgtadm'
 	$(call unit,tgt.service,$(unitdir))
+
+uninstall-tgt: ## remove what install-tgt has installed
+	rm -f '$(DESTDIR)$(PREFIX)/sbin/tgtd' '$(DESTDIR)$(PREFIX)/sbin/tgtadm' '$(unitdir)/tgt.service'
 
 clean: ## remove what was built; the disk image of `make run` stays
 	rm -rf bin

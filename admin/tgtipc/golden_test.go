@@ -231,7 +231,7 @@ func (r *rig) same(t *testing.T, name string) {
 	s := sample.Read(t, name)
 	want := sample.Served(s.Stdout)
 	stdout, stderr, exit := r.run(t, s.Command)
-	if stdout != want || exit != s.Exit || strings.TrimSpace(stderr) != s.Stderr {
+	if stdout != want || exit != s.Exit || stderr != s.Stderr {
 		t.Errorf("%s: %s: status %d, %q; %s", name, s.Command, exit, stderr, firstDifference(stdout, want))
 	}
 }

@@ -34,7 +34,7 @@ func blocks(t *testing.T, file string) (list []block) {
 	return list
 }
 
-// want is what cli-errors.txt says of a command.
+// want is what 40-cli-errors.txt says of a command.
 func (b *block) want(t *testing.T) (r ran) {
 	t.Helper()
 	r.status = -1
@@ -74,7 +74,7 @@ func (r ran) answer() []byte {
 func TestCommandLines(t *testing.T) {
 	r := record(t)
 	tool, have := deps.Lookup("tgtadm")
-	list := blocks(t, "testdata/cli-errors.txt")
+	list := blocks(t, "../../admin/tgtipc/testdata/samples/40-cli-errors.txt")
 	if len(list) < 80 {
 		t.Fatalf("%d command lines", len(list))
 	}
@@ -120,7 +120,7 @@ var wireAnswer = regexp.MustCompile(`^rsp err=(\d+) `)
 // The bytes of requests as tgt's tgtadm sent them, and how each answer ended.
 func TestWireRequests(t *testing.T) {
 	r := record(t)
-	list := blocks(t, "testdata/wire-requests.txt")
+	list := blocks(t, "../../admin/tgtipc/testdata/samples/60-wire-requests.txt")
 	if len(list) < 40 {
 		t.Fatalf("%d requests", len(list))
 	}

@@ -21,8 +21,10 @@ type Options struct {
 	Portal        string // host:port
 	TargetName    string // "" with Discover
 	InitiatorName string // DefaultInitiatorName
-	ISID          [6]byte
-	CHAP          *CHAP // nil: AuthMethod=None
+	// InitiatorAlias is what people call this initiator; "": none is sent.
+	InitiatorAlias string
+	ISID           [6]byte
+	CHAP           *CHAP // nil: AuthMethod=None
 
 	Offer *Params       // DefaultOffer
 	Extra Keys          // operational keys to send after those of Offer
@@ -113,6 +115,9 @@ func (o *Options) login(c *Conn) (Params, error) {
 	c.MaxRecv = int(offer.MaxRecvDataSegmentLength)
 	itt := c.NextITT()
 	keys := SecurityKeys(initiator, o.TargetName)
+	if o.InitiatorAlias != "" {
+		keys = keys.With("InitiatorAlias", o.InitiatorAlias)
+	}
 	var err error
 	if o.CHAP != nil {
 		err = o.CHAP.login(c, itt, keys)

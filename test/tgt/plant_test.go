@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -70,13 +71,21 @@ func plants() (list [][2]string) {
 // each runs f with every daemon and client. What the commands say has to be the same for all.
 func each(t *testing.T, f func(p *plant)) {
 	t.Helper()
+	eachOn(t, []string{"--iscsi", "portal=127.0.0.1:0"}, "0", f)
+}
+
+// eachOn is each with other arguments of the daemon, and its control port; args nil: f starts it.
+func eachOn(t *testing.T, args []string, control string, f func(p *plant)) {
+	t.Helper()
 	var first string
 	var of [2]string
 	for _, c := range plants() {
 		t.Run(c[0]+"/"+c[1], func(t *testing.T) {
 			p := newPlant(t, c[0], c[1])
-			p.start("--iscsi", "portal=127.0.0.1:0")
-			p.findPortal()
+			if args != nil {
+				p.start(args...)
+				p.findPortal(control)
+			}
 			f(p)
 			said := p.transcript.String()
 			if first == "" {
@@ -108,7 +117,7 @@ func newPlant(t *testing.T, d, client string) *plant {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"tgt-admin", "tgt-setup-lun", "tgtimg", "lsof", "sg_inq"} {
+	for _, name := range []string{"tgt-admin", "tgt-setup-lun", "tgtimg", "lsof", "sg_inq", "sg_readcap"} {
 		link(name, deps.Find(t, name).Path)
 	}
 	if d == tgtd {
@@ -138,14 +147,16 @@ func (p *plant) socket() string { return filepath.Join(p.dir, "s") }
 // start runs the daemon in the foreground, with -f and args, and returns when it says that it is ready.
 func (p *plant) start(args ...string) {
 	p.Helper()
-	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(p.dir, "notify"), Net: "unixgram"})
+	path := filepath.Join(p.dir, "notify")
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		p.Fatal(err)
 	}
+	defer os.Remove(path)
 	defer notify.Close()
 	var log bytes.Buffer
 	c := exec.Command(filepath.Join(p.bin, "tgtd"), append([]string{"-f"}, args...)...)
-	c.Env = append(p.env, "NOTIFY_SOCKET="+filepath.Join(p.dir, "notify"))
+	c.Env = append(p.env, "NOTIFY_SOCKET="+path)
 	c.Dir = p.dir
 	c.Stdout, c.Stderr = &log, &log
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -185,9 +196,9 @@ func (p *plant) start(args ...string) {
 }
 
 // findPortal asks for the one portal, whose port the system chose.
-func (p *plant) findPortal() {
+func (p *plant) findPortal(control string) {
 	p.Helper()
-	r := p.quiet("tgtadm --lld iscsi --op show --mode portal")
+	r := p.quiet("tgtadm -C " + control + " --lld iscsi --op show --mode portal")
 	if _, err := fmt.Sscanf(strings.TrimSuffix(strings.TrimSpace(r.stdout), ",1"), "Portal: %s", &p.portal); err != nil {
 		p.Fatalf("%v in %+v", err, r)
 	}
@@ -219,10 +230,8 @@ func (p *plant) run(line string) result {
 	p.Helper()
 	r := p.quiet(line)
 	fmt.Fprintf(&p.transcript, "$ %s\n%s", p.plain(line), p.plain(r.stdout))
-	for said := range strings.Lines(r.stderr) {
-		if !strings.HasPrefix(said, "tgtadm: reason: ") {
-			fmt.Fprintf(&p.transcript, "stderr: %s", p.plain(said))
-		}
+	for said := range strings.Lines(withoutReasons(r.stderr)) {
+		fmt.Fprintf(&p.transcript, "stderr: %s", p.plain(said))
 	}
 	fmt.Fprintf(&p.transcript, "exit: %d\n", r.status)
 	return r
@@ -246,14 +255,12 @@ func (p *plant) refuse(line, words string) {
 	}
 }
 
-// plain replaces what differs from one plant to the next: its folder and its port.
+// plain replaces what differs from one plant to the next: its folder and its ports.
 func (p *plant) plain(s string) string {
-	s = strings.ReplaceAll(s, p.dir, "DIR")
-	if p.portal != "" {
-		s = strings.ReplaceAll(s, p.portal, "PORTAL")
-	}
-	return s
+	return ports.ReplaceAllString(strings.ReplaceAll(s, p.dir, "DIR"), "127.0.0.1:PORT")
 }
+
+var ports = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 
 // file makes a sparse file.
 func (p *plant) file(name string, size int64) string {

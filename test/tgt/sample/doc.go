@@ -1,4 +1,4 @@
-// Package sample reads what was captured of tgt 1.0.85: commands, and the bytes and statuses that tgtadm and tgtd answered.
+// Package sample reads what was captured of tgt 1.0.85: commands, and the bytes and statuses that tgtadm, tgt-admin and tgtd answered.
 //
 // It knows the layout of the files in admin/tgtipc/testdata/samples, and not what they are compared with.
 //

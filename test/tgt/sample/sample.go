@@ -16,8 +16,9 @@ const Demo = "/srv/tgt-demo"
 type Sample struct {
 	Command string
 	Stdout  string
-	Stderr  string // a line, without its end
+	Stderr  string // whole lines
 	Exit    int
+	Note    map[string]string // of its circumstances: what stands behind the word and its colon
 }
 
 // A Block is one command of a list.
@@ -54,7 +55,7 @@ func Read(t testing.TB, name string) Sample {
 	if !ok {
 		t.Fatalf("%s is no sample of one command", name)
 	}
-	s := Sample{Stdout: stdout}
+	s := Sample{Stdout: stdout, Note: map[string]string{}}
 	for line := range strings.Lines(head) {
 		line = strings.TrimRight(line, "\n")
 		if v, ok := strings.CutPrefix(line, "# command: "); ok {
@@ -63,11 +64,22 @@ func Read(t testing.TB, name string) Sample {
 		if v, ok := strings.CutPrefix(line, "# exit status: "); ok {
 			s.Exit = status(t, name, strings.Fields(v)[0])
 		}
+		if v, ok := strings.CutPrefix(line, "# note: "); ok {
+			what, text, _ := strings.Cut(v, ": ")
+			s.Note[what] = text
+		}
 		if v, ok := strings.CutPrefix(line, "# stderr: "); ok {
-			s.Stderr = v
+			s.Stderr += v + "\n"
 		}
 	}
 	return s
+}
+
+// Input reads a file that a sample was made with, less the line that says so.
+func Input(t testing.TB, name string) string {
+	t.Helper()
+	_, text, _ := strings.Cut(read(t, name), "\n")
+	return text
 }
 
 // Setup lists the commands of 00-setup.txt.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lunar-iscsi/lunar/admin"
+	"github.com/lunar-iscsi/lunar/admin/internal/tgtvolume"
 	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 )
@@ -44,9 +45,8 @@ func (c *call) newLUN(ctx context.Context) error {
 		}
 		return refuse(ErrInvalidRequest, "there is no device type %d", c.DeviceType)
 	}
-	st := spec.TgtStore{Type: storeRdwr}
-	thin := false // tgtd's disks unmap nothing until thin_provisioning=1: what was allocated stays so
-	l := spec.LUN{TgtNaming: true, Tgt: &st, Thin: &thin}
+	st := spec.TgtStore{Type: tgtvolume.DefaultType}
+	size := ""
 	for _, kv := range tokens(c.payload) {
 		k, v, _ := strings.Cut(kv, "=")
 		switch k {
@@ -57,29 +57,28 @@ func (c *call) newLUN(ctx context.Context) error {
 		case "bsopts":
 			st.Options = v
 		case "bsoflags":
-			if st.Flags, err = storeFlags(v); err != nil {
-				return err
-			}
+			st.Flags = v
 		case "blocksize":
-			l.BlockSize = c.blockSize(v)
+			size = v
+			if n, _, _ := tgtvolume.Number(v); n != 512 && tgtvolume.BlockSize(v) == 0 {
+				c.log.Warn("management: blocksize ignored, the disk has 512: want a power of two", "tid", c.TID, "lun", c.LUN, "blocksize", oneLine(v, 40))
+			}
 		}
-	}
-	if err := c.checkStore(&st); err != nil {
-		return err
 	}
 	if c.LUN > sam.MaxFlatLUN {
 		// tgtd keeps it, and no initiator can address it.
 		return refuse(ErrInvalidRequest, "LUN %s: the highest that an initiator can address is %d", lunText(c.LUN), sam.MaxFlatLUN)
 	}
-	l.Number = uint16(c.LUN)
-	if st.Path == "" {
-		l.Removable, l.Offline = true, true
-	} else if l.Volume, err = c.volume(&st); err != nil {
+	if err := c.checkStore(st); err != nil {
 		return err
+	}
+	l, err := tgtvolume.New(uint16(c.LUN), st, size, c.known)
+	if err != nil {
+		return refuse(ErrInvalidRequest, "%v", err)
 	}
 	_, err = c.svc.AddLUN(ctx, c.ref(), l, c.Force != 0)
 	if mayRead(err) && strings.HasPrefix(l.Volume, "file:") {
-		l.Volume, l.ReadOnly = uri(l.Volume, []string{"readonly=on"}), true
+		l.Volume, l.ReadOnly = tgtvolume.AddOptions(l.Volume, "readonly=on"), true
 		_, err = c.svc.AddLUN(ctx, c.ref(), l, c.Force != 0)
 	}
 	return err
@@ -87,19 +86,6 @@ func (c *call) newLUN(ctx context.Context) error {
 
 // mayRead tells an error of opening for writing after which one for reading is worth a try.
 func mayRead(err error) bool { return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) }
-
-// blockSize reads --blocksize. Like tgtd it takes no notice of what cannot be one.
-func (c *call) blockSize(v string) int {
-	n, _, ok := number(v)
-	if !ok || n < 2 || n > 1<<30 || n&(n-1) != 0 {
-		c.log.Warn("management: blocksize ignored, the disk has 512: want a power of two", "tid", c.TID, "lun", c.LUN, "blocksize", oneLine(v, 40))
-		return 0
-	}
-	if n == 512 {
-		return 0
-	}
-	return int(n)
-}
 
 // deleteLUN takes a disk away. tgtd has no words for a target that is not there: no LUN is there, either.
 func (c *call) deleteLUN(ctx context.Context) error {

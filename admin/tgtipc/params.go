@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lunar-iscsi/lunar/admin/internal/tgtvolume"
 	"github.com/lunar-iscsi/lunar/admin/spec"
 )
 
@@ -29,10 +30,7 @@ type key struct {
 	shown       string
 }
 
-const (
-	maxSegment = 1<<24 - 1
-	maxNop     = 1 << 20 // seconds, and pings
-)
+const maxSegment = 1<<24 - 1
 
 // keys are in the order in which they are shown.
 var keys = []key{
@@ -78,7 +76,7 @@ func (k *key) value(v string) (string, error) {
 	case keyMarkInt:
 		return "0", nil
 	default:
-		n, _, ok := number(v)
+		n, _, ok := tgtvolume.Number(v)
 		if !ok || n < k.least || n > k.most || k.name == "MaxOutstandingUnexpectedPDUs" && n == 1 {
 			return "", refuse(ErrInvalidRequest, "%s=%s: want a number of %d to %d", k.name, v, k.least, k.most)
 		}
@@ -130,9 +128,9 @@ func targetEdit(name, v string) (func(*spec.Target), error) {
 		}
 		return func(t *spec.Target) { t.Offline = v == "offline" }, nil
 	case own("nop_interval"), own("nop_count"):
-		n := decimal(v)
-		if n < 0 || n > maxNop {
-			return nil, refuse(ErrInvalidRequest, "%s=%s: want a number of 0 to %d", name, v, maxNop)
+		n := tgtvolume.Decimal(v)
+		if n < 0 || n > spec.MaxNop {
+			return nil, refuse(ErrInvalidRequest, "%s=%s: want a number of 0 to %d", name, v, spec.MaxNop)
 		}
 		return func(t *spec.Target) {
 			if own("nop_count") {
@@ -144,7 +142,7 @@ func targetEdit(name, v string) (func(*spec.Target), error) {
 	case own("RedirectAddress"):
 		return func(t *spec.Target) { t.Redirect.Address = v }, nil
 	case own("RedirectPort"):
-		n, rest, ok := number(v)
+		n, rest, ok := tgtvolume.Number(v)
 		if v != "" && (!ok || rest != "" || n < 1 || n > 65535) {
 			return nil, refuse(ErrInvalidRequest, "RedirectPort=%s: want a port", v)
 		}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lunar-iscsi/lunar/admin/internal/tgtvolume"
 	"github.com/lunar-iscsi/lunar/admin/spec"
 )
 
@@ -46,9 +47,9 @@ func ParsePortals(list string) (Portals, error) {
 		case "portal":
 			p.Addrs = append(p.Addrs, v)
 		case "nop_interval", "nop_count":
-			n := decimal(v)
-			if n < 0 || n > maxNop {
-				return p, fmt.Errorf("%s=%s: want a number of 0 to %d", k, v, maxNop)
+			n := tgtvolume.Decimal(v)
+			if n < 0 || n > spec.MaxNop {
+				return p, fmt.Errorf("%s=%s: want a number of 0 to %d", k, v, spec.MaxNop)
 			}
 			if k == "nop_interval" {
 				p.Interval = int(n)

@@ -32,7 +32,7 @@ func writeTarget(b *strings.Builder, t *admin.TargetState) {
 	b.WriteString("    LUN information:\n")
 	if !s.NoController {
 		writeLUN(b, shownLUN{kind: "controller", id: scsiID(s.TID, 0), sn: serial(s.TID, 0), block: 1, online: true,
-			store: spec.TgtStore{Type: storeNull}})
+			store: spec.TgtStore{Type: "null"}})
 	}
 	for i := range s.LUNs {
 		writeLUN(b, diskOf(t, &s.LUNs[i]))

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/lunar-iscsi/lunar/admin"
+	"github.com/lunar-iscsi/lunar/admin/internal/tgtvolume"
 	"github.com/lunar-iscsi/lunar/admin/spec"
 )
 
@@ -86,7 +87,7 @@ func systemEdit(kv string) (func(*spec.System), error) {
 	case "iSNSServerIP":
 		return func(s *spec.System) { s.ISNS.Server = v }, nil
 	case "iSNSServerPort":
-		n, rest, ok := number(v)
+		n, rest, ok := tgtvolume.Number(v)
 		if !ok || rest != "" || n < 0 || n > 65535 {
 			return nil, refuse(ErrInvalidRequest, "iSNSServerPort=%s: want a port", v)
 		}

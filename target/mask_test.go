@@ -218,7 +218,7 @@ func TestMaskChanges(t *testing.T) {
 	// A disk behind the mask comes and goes.
 	r.disk(3, "three")
 	told(allTold, sam.NewLUN(0))
-	if err := r.tg.RemoveLUN(r.ctx(), 3); err != nil {
+	if err := r.tg.RemoveLUN(r.ctx(), 3, false); err != nil {
 		t.Fatal(err)
 	}
 	told(allTold, sam.NewLUN(0))

@@ -277,9 +277,10 @@ func cloneAuth(a *login.Auth) *login.Auth {
 func (t *Target) Config() TargetConfig { return t.conf.Load().clone() }
 
 // Configure replaces the target's whole configuration. It is checked first and then takes effect at once and as a whole: an error
-// says what is wrong, and nothing has changed. Sessions that are there go on, even where they would not be admitted any more; what
-// they may do and see changes with it, and their initiators are told of other LUNs. Authentication, negotiation and limits
-// are those of later logins. LoopOf and AnyName cannot change.
+// says what is wrong, and nothing has changed; ErrNoTarget: the target was removed. Sessions that are there go on, even where they would
+// not be admitted any more, and with the rights they have had; of those who would be, what they may do and see changes with it, and
+// their initiators are told of other LUNs. Authentication, negotiation and limits are those of later logins. LoopOf and AnyName
+// cannot change.
 func (t *Target) Configure(cfg TargetConfig) error {
 	next, err := t.s.newConf(cfg)
 	if err != nil {
@@ -301,9 +302,10 @@ func (t *Target) Configure(cfg TargetConfig) error {
 	t.conf.Store(next)
 	t.offline = next.Offline
 	t.syncPortsLocked()
-	if next.NoController != old.NoController {
-		t.controllerLocked(!next.NoController)
+	if next.TgtNaming != old.TgtNaming || next.TID != old.TID {
+		t.controllerLocked(false) // it is known by other names from now on
 	}
+	t.controllerLocked(!next.NoController)
 	if !same {
 		for _, s := range t.sessions {
 			s.reconfigure(next)

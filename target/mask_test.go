@@ -218,7 +218,7 @@ func TestMaskChanges(t *testing.T) {
 	// A disk behind the mask comes and goes.
 	r.disk(3, "three")
 	told(allTold, sam.NewLUN(0))
-	if err := r.tg.RemoveLUN(r.ctx(), 3, true); err != nil {
+	if err := r.tg.RemoveLUN(r.ctx(), 3, false); err != nil {
 		t.Fatal(err)
 	}
 	told(allTold, sam.NewLUN(0))
@@ -265,5 +265,49 @@ func TestResetBehindMask(t *testing.T) {
 		if got := r.next(all, sam.NewLUN(lun)); got != want {
 			t.Errorf("condition %04x at LUN %d, want %04x", got, lun, want)
 		}
+	}
+}
+
+// TestControllerComesAndGoes: the controller at LUN 0 can be taken away and put there while sessions know it, and be given other
+// names; a disk there goes before it.
+func TestControllerComesAndGoes(t *testing.T) {
+	r := newRig(t, Config{}, "")
+	s := r.plain(rawName, 1)
+	vendor := func() string {
+		t.Helper()
+		res, err := s.Command(r.ctx(), sam.NewLUN(0), initiator.Inquiry(36), nil, 36)
+		if err != nil || res.Status != sam.Good {
+			t.Fatal(err, res.Err())
+		}
+		return strings.TrimSpace(string(res.Data[8:16]))
+	}
+	for _, step := range []struct {
+		change       func(*TargetConfig)
+		want, vendor string
+	}{
+		{func(c *TargetConfig) {}, "0,1 0:controller", "LUNAR"},
+		{func(c *TargetConfig) { c.TgtNaming, c.TID = true, 3 }, "0,1 0:controller", "IET"},
+		{func(c *TargetConfig) { c.NoController = true }, "1", ""},
+		{func(c *TargetConfig) { c.TgtNaming, c.TID = false, 0 }, "1", ""},
+		{func(c *TargetConfig) { c.NoController = false }, "0,1 0:controller", "LUNAR"},
+	} {
+		r.edit(step.change)
+		if got, _, _ := strings.Cut(r.listed(s), " 1:"); got != step.want {
+			t.Errorf("%s, want %s", got, step.want)
+		}
+		if step.vendor != "" && vendor() != step.vendor {
+			t.Errorf("vendor %q, want %q", vendor(), step.vendor)
+		}
+	}
+	r.disk(0, "zero")
+	r.edit(func(c *TargetConfig) { c.NoController = true })
+	if got, _, _ := strings.Cut(r.listed(s), " 1:"); got != "0,1 0:zero" {
+		t.Errorf("with a disk there: %s", got)
+	}
+	if err := r.tg.RemoveLUN(r.ctx(), 0, false); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, _ := strings.Cut(r.listed(s), " 1:"); got != "1" {
+		t.Errorf("without the disk and the controller: %s", got)
 	}
 }

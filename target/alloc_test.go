@@ -87,8 +87,13 @@ func TestTransfersDoNotAllocate(t *testing.T) {
 					}
 				}
 				hundred() // pools and queues grow
-				if n := testing.AllocsPerRun(10, hundred); n != 0 {
-					t.Errorf("%v allocations in a hundred commands", n)
+				// On a machine that is busy more commands meet in one turn than ever before, and a queue grows once more.
+				least := testing.AllocsPerRun(10, hundred)
+				for try := 0; try < 2 && least != 0; try++ {
+					least = min(least, testing.AllocsPerRun(10, hundred))
+				}
+				if least != 0 {
+					t.Errorf("%v allocations in a hundred commands", least)
 				}
 			})
 		}

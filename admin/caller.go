@@ -5,6 +5,9 @@ import (
 	"fmt"
 )
 
+// FaceStart is the face of what the daemon does as it starts. Nobody has called, so there are no audit lines of it.
+const FaceStart = "start"
+
 // A Caller is who makes an administrative call, for the audit line of each change.
 type Caller struct {
 	Face string // "tgt", "grpc", "file", "start", …

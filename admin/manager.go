@@ -294,7 +294,9 @@ func (m *Manager) tell(ctx context.Context, d deed, same bool, err error) {
 	if err != nil {
 		kv = append(kv, "error", err.Error())
 	}
-	m.cfg.Audit("audit", kv...)
+	if caller.Face != FaceStart {
+		m.cfg.Audit("audit", kv...)
+	}
 	if err == nil && !same && d.kind != "" {
 		m.hub.publish(Event{Time: time.Now(), Kind: d.kind, Target: d.target, LUN: d.lun, Detail: cmp.Or(d.detail, d.what), Caller: caller.String()})
 	}

@@ -137,7 +137,7 @@ func (p *pending) open(ctx context.Context, u *backstore.URI, l *spec.LUN, force
 	}
 	if l.Identity == "" && !l.TgtNaming {
 		// The volume's own name is saved, too: the disk is still the same one when the volume cannot be opened.
-		l.Identity = cmp.Or(own, rand.Text())
+		l.Identity = cmp.Or(own, p.passingName(u), rand.Text())
 	}
 	cfg := diskConfig(p.d.e, l)
 	if l.Offline {
@@ -146,6 +146,16 @@ func (p *pending) open(ctx context.Context, u *backstore.URI, l *spec.LUN, force
 	var err error
 	p.put, err = p.live.PrepareDisk(l.Number, st, cfg, target.PutOptions{Force: force})
 	return coded(err, Invalid)
+}
+
+// passingName names a disk that is of this run only and whose engine names its volume by nothing lasting. A target name is unique in the
+// world (RFC 7143 §4.2.7), and what it calls a LUN stays the same disk as long as the command line does. Empty: there is no
+// telling, as with new memory.
+func (p *pending) passingName(u *backstore.URI) string {
+	if !p.d.e.passing || u == nil || volumeKey(u) == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s/%d", p.d.e.norm, p.d.lun)
 }
 
 // openVolume opens what stands behind a LUN.

@@ -1,23 +1,21 @@
 package main
 
 import (
-	"context"
-	"crypto/rand"
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/backstore/faulty"
 	"github.com/lunar-iscsi/lunar/backstore/file"
 	"github.com/lunar-iscsi/lunar/backstore/mem"
 	"github.com/lunar-iscsi/lunar/backstore/nbd"
 	"github.com/lunar-iscsi/lunar/backstore/null"
-	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/login"
-	"github.com/lunar-iscsi/lunar/target"
 )
 
 // volumeHelp says how volumes are named; a test holds it against the drivers.
@@ -84,159 +82,97 @@ func parseExport(arg string) (export, error) {
 	return e, err
 }
 
-func countTargets(exports []export) int {
-	names := map[string]bool{}
-	for _, e := range exports {
-		names[e.target] = true
+// document says what the exports are in the words of configuration: targets that everybody may use who knows one of the accounts.
+func document(exports []export, groups map[string][]uint16, auth login.Auth) (spec.Document, error) {
+	var d spec.Document
+	for _, a := range auth.Incoming {
+		d.Accounts = append(d.Accounts, spec.Account{Name: a.Name, Secret: string(a.Secret)})
+		d.Discovery.Incoming = append(d.Discovery.Incoming, a.Name)
 	}
-	return len(names)
-}
-
-// volumeKey tells whether two exports name one volume.
-func (e *export) volumeKey() string { return e.uri.Scheme + "\x00" + e.uri.Host + "\x00" + e.uri.Path }
-
-// shareable reports whether two exports of one URI mean the same data: every mem and null volume is its own.
-func (e *export) shareable() bool { return e.uri.Path != "" }
-
-// addExports makes the targets and opens their volumes. An export of a volume that an earlier one serves already becomes
-// another way to the same logical unit.
-func addExports(ctx context.Context, s *target.Server, exports []export, groups map[string][]uint16, log *asyncLog, wrap func(export, backstore.Store) backstore.Store) error {
-	reg := drivers()
-	first := map[string]*export{}
-	loopOf := loopsOf(exports)
+	if o := auth.Outgoing; o != nil {
+		if !slices.Contains(d.Discovery.Incoming, o.Name) {
+			d.Accounts = append(d.Accounts, spec.Account{Name: o.Name, Secret: string(o.Secret)})
+		}
+		d.Discovery.Outgoing = o.Name
+	}
 	for i := range exports {
 		e := &exports[i]
-		t := s.Target(e.target)
-		var same *export
-		if e.shareable() {
-			same = first[e.volumeKey()]
-		}
-		if t == nil {
-			var err error
-			if t, err = s.AddTarget(e.target, target.TargetConfig{LoopOf: s.Target(loopOf[e.target]), PortalGroups: groups[e.target]}); err != nil {
-				return err
-			}
-		}
-		if same != nil {
-			log.Info("one volume behind two targets: they share one loop", "volume", e.uri.String(), "targets", []string{same.target, e.target})
-			if err := t.ShareDisk(e.lun, s.Target(same.target), same.lun); err != nil {
-				return err
-			}
-			continue
-		}
-		st, cfg, err := open(ctx, reg, e, log)
+		l, err := e.disk()
 		if err != nil {
-			return fmt.Errorf("target %s LUN %d: %w", e.target, e.lun, err)
+			return d, fmt.Errorf("target %s LUN %d: %w", e.target, e.lun, err)
 		}
-		if wrap != nil {
-			st = wrap(*e, st)
+		at := slices.IndexFunc(d.Targets, func(t spec.Target) bool { return t.Name == e.target })
+		if at < 0 {
+			at = len(d.Targets)
+			d.Targets = append(d.Targets, spec.Target{TID: at + 1, Name: e.target, Access: []spec.Rule{{Address: "ALL"}}, Auth: d.Discovery, PortalGroups: groups[e.target]})
 		}
-		if err := t.AddDisk(e.lun, st, cfg); err != nil {
-			return err
-		}
-		first[e.volumeKey()] = e
+		t := &d.Targets[at]
+		t.LUNs = append(t.LUNs, l)
+		t.NoController = t.NoController || l.Number == 0
 	}
-	return nil
+	for i := range d.Targets {
+		slices.SortFunc(d.Targets[i].LUNs, func(a, b spec.LUN) int { return cmp.Compare(a.Number, b.Number) })
+	}
+	return d, nil
 }
 
-// loopsOf says on whose loop each target is to be: all targets that have a volume in common, of whichever of their LUNs, share that of the one
-// named first, and so do those that have one in common with these.
-func loopsOf(exports []export) map[string]string {
-	leader := map[string]string{}
-	first := map[string]*export{}
-	for i := range exports {
-		e := &exports[i]
-		if leader[e.target] == "" {
-			leader[e.target] = e.target
-		}
-		if !e.shareable() {
-			continue
-		}
-		f := first[e.volumeKey()]
-		if f == nil {
-			first[e.volumeKey()] = e
-			continue
-		}
-		a, b := leader[f.target], leader[e.target]
-		if slices.IndexFunc(exports, func(x export) bool { return x.target == a }) > slices.IndexFunc(exports, func(x export) bool { return x.target == b }) {
-			a, b = b, a
-		}
-		for name, l := range leader {
-			if l == b {
-				leader[name] = a
-			}
-		}
-	}
-	for name, l := range leader {
-		if name == l {
-			delete(leader, name)
-		}
-	}
-	return leader
-}
+// diskOptions are the options of an export's URI that are the disk's rather than the driver's.
+var diskOptions = [...]string{"blocksize", "physical", "readonly", "vendor", "product", "serial"}
 
-// open opens an export's volume and says how it shows itself as a disk.
-func open(ctx context.Context, reg *backstore.Registry, e *export, log *asyncLog) (backstore.Store, scsi.DiskConfig, error) {
-	cfg, err := diskConfig(e)
-	if err != nil {
-		return nil, cfg, err
-	}
-	st, err := reg.Open(ctx, e.uri, backstore.Options{ReadOnly: cfg.ReadOnly, Warn: func(line string) { log.Warn(line, "target", e.target, "lun", e.lun) }})
-	if err != nil {
-		return nil, cfg, fmt.Errorf("%s: %w", e.uri, err)
-	}
-	info := st.Info()
-	switch {
-	case cfg.Serial != "":
-		cfg.Identity = cfg.Serial
-	case info.Identity != "":
-	case !e.shareable():
-		cfg.Identity = rand.Text() // new data at every start is a new volume
-	default:
-		// The engine names the volume by nothing lasting. A target name is unique in the world (RFC 7143 §4.2.7), and what
-		// it calls a LUN stays the same disk as long as the configuration does.
-		cfg.Identity = fmt.Sprintf("%s/%d", e.target, e.lun)
-	}
-	return st, cfg, nil
-}
-
-// diskConfig reads the options that are the disk's rather than the driver's.
-func diskConfig(e *export) (scsi.DiskConfig, error) {
+// disk reads the options that are the disk's rather than the driver's.
+func (e *export) disk() (spec.LUN, error) {
 	u := e.uri
-	var cfg scsi.DiskConfig
+	l := spec.LUN{Number: e.lun, Volume: without(u.String(), diskOptions[:])}
 	block, err := u.Size("blocksize", 512)
 	if err != nil {
-		return cfg, err
+		return l, err
 	}
 	physical, err := u.Size("physical", 0)
 	if err != nil {
-		return cfg, err
+		return l, err
 	}
 	if block != 512 && block != 4096 {
-		return cfg, fmt.Errorf("%s: option blocksize=%d: want 512 or 4096", u, block)
+		return l, fmt.Errorf("%s: option blocksize=%d: want 512 or 4096", u, block)
 	}
 	if text, ok := u.Peek("size"); ok {
 		// Before a file of that size is made.
 		size, err := backstore.ParseSize(text)
 		if err != nil {
-			return cfg, fmt.Errorf("%s: option size: %w", u, err)
+			return l, fmt.Errorf("%s: option size: %w", u, err)
 		}
 		if size == 0 || size%block != 0 {
-			return cfg, fmt.Errorf("%s: option size: %d bytes is no positive multiple of the block of %d bytes", u, size, block)
+			return l, fmt.Errorf("%s: option size: %d bytes is no positive multiple of the block of %d bytes", u, size, block)
 		}
 	}
-	if cfg.ReadOnly, err = u.Bool("readonly", false); err != nil {
-		return cfg, err
+	if l.ReadOnly, err = u.Bool("readonly", false); err != nil {
+		return l, err
 	}
-	cfg.LogicalBlock, cfg.PhysicalBlock = int(block), int(physical)
+	l.BlockSize, l.PhysicalBlock = int(block), int(physical)
 	for _, o := range []struct {
 		name string
 		p    *string
 		max  int
-	}{{"vendor", &cfg.Vendor, 8}, {"product", &cfg.Product, 16}, {"serial", &cfg.Serial, 36}} {
+	}{{"vendor", &l.Vendor, 8}, {"product", &l.Product, 16}, {"serial", &l.Serial, 36}} {
 		if *o.p, _ = u.Option(o.name); len(*o.p) > o.max {
-			return cfg, fmt.Errorf("%s: option %s=%s: at most %d characters", u, o.name, *o.p, o.max)
+			return l, fmt.Errorf("%s: option %s=%s: at most %d characters", u, o.name, *o.p, o.max)
 		}
 	}
-	return cfg, nil
+	l.Identity = l.Serial // a serial number that was given says which disk it is, wherever its volume lies
+	return l, nil
+}
+
+// without is the text of a URI without some of its options.
+func without(uri string, options []string) string {
+	path, query, _ := strings.Cut(uri, "?")
+	var keep []string
+	for o := range strings.SplitSeq(query, "&") {
+		name, _, _ := strings.Cut(o, "=")
+		if o != "" && !slices.Contains(options, name) {
+			keep = append(keep, o)
+		}
+	}
+	if len(keep) == 0 {
+		return path
+	}
+	return path + "?" + strings.Join(keep, "&")
 }

@@ -1,11 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"maps"
 	"testing"
 
-	"github.com/lunar-iscsi/lunar/target"
+	"github.com/lunar-iscsi/lunar/admin"
+	"github.com/lunar-iscsi/lunar/session/login"
 )
 
 // Targets that have a volume in common share a loop, whichever of their LUNs it is and in whichever order they are named.
@@ -28,24 +29,43 @@ func TestSharedVolumes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := loopsOf(exports); !maps.Equal(got, c.want) {
-				t.Fatalf("%v, want %v", got, c.want)
-			}
-			log, err := newLog("error")
+			doc, err := document(exports, nil, login.Auth{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer log.close()
-			s, err := target.NewServer(target.Config{})
+			m, err := admin.New(admin.Config{Registry: drivers()})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := addExports(context.Background(), s, exports, nil, log, nil); err != nil {
+			if err := m.Passing(context.Background(), doc); err != nil {
 				t.Error(err)
 			}
-			if err := s.Close(); err != nil {
+			for _, a := range doc.Targets {
+				for _, b := range doc.Targets {
+					want := cmp.Or(c.want[a.Name], a.Name) == cmp.Or(c.want[b.Name], b.Name)
+					if got := m.Server().Target(a.Name).SharesLoop(m.Server().Target(b.Name)); got != want {
+						t.Errorf("%s and %s share a loop: %v, want %v", a.Name, b.Name, got, want)
+					}
+				}
+			}
+			if err := m.Close(); err != nil {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// The options that are the disk's do not reach the driver, and the others do.
+func TestDiskOptions(t *testing.T) {
+	for uri, want := range map[string]string{
+		"mem:?size=1M": "mem:?size=1M",
+		"file:///a%26b?size=1M&blocksize=4096&serial=x&thin=off": "file:///a%26b?size=1M&thin=off",
+		"null:?readonly":               "null:",
+		"file:///a?readonly=on":        "file:///a",
+		"nbd+unix:///?socket=/serial=": "nbd+unix:///?socket=/serial=",
+	} {
+		if got := without(uri, diskOptions[:]); got != want {
+			t.Errorf("%s: %s, want %s", uri, got, want)
+		}
 	}
 }

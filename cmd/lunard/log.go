@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/sirupsen/logrus"
 )
@@ -16,6 +17,7 @@ const logLines = 1024
 // An asyncLog is the daemon's log: logrus behind a bounded writer of its own goroutine.
 type asyncLog struct {
 	l       *logrus.Logger
+	level   logrus.Level // what it was begun with
 	lines   chan []byte
 	done    chan struct{}
 	dropped atomic.Uint64
@@ -26,7 +28,7 @@ func newLog(level string) (*asyncLog, error) {
 	if err != nil || lv > logrus.DebugLevel || lv < logrus.ErrorLevel {
 		return nil, fmt.Errorf("--log-level %s: want debug, info, warn or error", level)
 	}
-	a := &asyncLog{l: logrus.New(), lines: make(chan []byte, logLines), done: make(chan struct{})}
+	a := &asyncLog{l: logrus.New(), level: lv, lines: make(chan []byte, logLines), done: make(chan struct{})}
 	a.l.SetOutput(a)
 	a.l.SetLevel(lv)
 	a.l.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true, TimestampFormat: "2006-01-02T15:04:05.000Z07:00"})
@@ -74,6 +76,10 @@ func (a *asyncLog) log(lv logrus.Level, msg string, kv []any) {
 	if !a.l.IsLevelEnabled(lv) {
 		return
 	}
+	a.l.WithFields(fieldsOf(kv)).Log(lv, msg)
+}
+
+func fieldsOf(kv []any) logrus.Fields {
 	fields := make(logrus.Fields, len(kv)/2)
 	for i := 0; i+1 < len(kv); i += 2 {
 		v := kv[i+1]
@@ -82,5 +88,26 @@ func (a *asyncLog) log(lv logrus.Level, msg string, kv []any) {
 		}
 		fields[fmt.Sprint(kv[i])] = v
 	}
-	a.l.WithFields(fields).Log(lv, msg)
+	return fields
+}
+
+// audit writes a line for a change that somebody asked for, whatever the level.
+func (a *asyncLog) audit(msg string, kv ...any) {
+	e := logrus.NewEntry(a.l)
+	e.Data = fieldsOf(kv)
+	e.Time, e.Level, e.Message = time.Now(), logrus.InfoLevel, msg
+	line, err := a.l.Formatter.Format(e)
+	if err != nil {
+		line = []byte(msg + " (the line cannot be written: " + err.Error() + ")\n")
+	}
+	_, _ = a.Write(line)
+}
+
+// setDebug makes the log tell more, or as much as it was begun with.
+func (a *asyncLog) setDebug(on bool) {
+	if on {
+		a.l.SetLevel(logrus.DebugLevel)
+	} else {
+		a.l.SetLevel(a.level)
+	}
 }

@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"runtime"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +12,6 @@ import (
 	"github.com/lunar-iscsi/lunar/session"
 	"github.com/lunar-iscsi/lunar/session/login"
 	"github.com/lunar-iscsi/lunar/target"
-	"github.com/lunar-iscsi/lunar/target/evloop"
 )
 
 // version is set by the build (-ldflags -X main.version=…).
@@ -54,6 +50,7 @@ type options struct {
 	logLevel string
 	trace    []string
 	hints    bool
+	metrics  string
 	procs    int
 	drain    time.Duration
 	cfg      target.Config
@@ -127,6 +124,7 @@ func (o *options) command() *cobra.Command {
 	f.StringVar(&o.cfg.StateDir, "state-dir", "", "`DIR` that keeps persistent reservations for the next start; without it they end with the daemon")
 	f.StringVar(&o.logLevel, "log-level", o.logLevel, "what to log: debug, info, warn or error")
 	f.StringSliceVar(&o.trace, "trace", nil, "log every `KIND` of event: pdu, scsi, io (comma separated; slow)")
+	f.StringVar(&o.metrics, "metrics", "", "`ADDR:PORT` to serve metrics for Prometheus on, at /metrics; anyone who can connect may read them")
 	f.BoolVar(&o.hints, "hints", false, "print how to attach the disks once they are served")
 
 	c, l := &o.cfg, &o.cfg.Limit
@@ -161,92 +159,4 @@ func (o *options) command() *cobra.Command {
 	f.Var(digestFlag{&p.DataDigest, &c.Login.RequireDataDigest}, "data-digest", "CRC32C over data: allow, require or none; costs processor time")
 	f.BoolVar(&c.Login.ForbidMD5, "forbid-md5", false, "refuse CHAP with MD5")
 	return cmd
-}
-
-// run serves until a signal comes.
-func (o *options) run(ctx context.Context) error {
-	if len(o.exports) == 0 {
-		return usageError{errors.New("nothing to serve: give --export IQN[/LUN]=URI; see lunard --help")}
-	}
-	exports, err := parseExports(o.exports)
-	if err != nil {
-		return err
-	}
-	portals, err := parsePortals(o.portals, o.bind, exports)
-	if err != nil {
-		return err
-	}
-	log, err := newLog(o.logLevel)
-	if err != nil {
-		return usageError{err}
-	}
-	defer log.close()
-	if err := o.configure(log); err != nil {
-		return err
-	}
-	hot := min(countTargets(exports), runtime.NumCPU())
-	if o.procs > 0 {
-		runtime.GOMAXPROCS(o.procs)
-	} else {
-		evloop.SetProcs(hot)
-	}
-	s, err := target.NewServer(o.cfg)
-	if err != nil {
-		return err
-	}
-	err = o.serve(ctx, s, &portals, exports, log)
-	return errors.Join(err, s.Close())
-}
-
-// configure completes what the flags have set.
-func (o *options) configure(log *asyncLog) error {
-	o.cfg.Logger = log
-	lim := &o.cfg.Limit
-	lim.NOPInterval, lim.NOPTimeout = int64(o.nop.interval), int64(o.nop.timeout)
-	lim.DataTimeout = int64(o.data)
-	if lim.NOPInterval == 0 {
-		lim.NOPInterval = -1
-	}
-	if o.cfg.LoginFailDelay <= 0 {
-		o.cfg.LoginFailDelay = -1
-	}
-	if err := o.params.Check(); err != nil {
-		return usageError{err}
-	}
-	if o.auth != "" {
-		auth, err := readAuth(o.auth, log.Warn)
-		if err != nil {
-			return err
-		}
-		o.cfg.Auth = auth
-	}
-	return o.setTrace(log)
-}
-
-// serve binds the portals first, so that a start that cannot succeed creates nothing, then opens the volumes, and lets
-// initiators in when all is there.
-func (o *options) serve(ctx context.Context, s *target.Server, portals *portals, exports []export, log *asyncLog) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	bound, err := portals.listen(s)
-	if err != nil {
-		return err
-	}
-	if err := addExports(ctx, s, exports, portals.groups, log, o.traceIO()); err != nil {
-		return err
-	}
-	s.Serve()
-	log.Info("serving", "portals", texts(bound), "exports", len(exports))
-	if o.hints {
-		printHints(os.Stdout, bound[0], exports)
-	}
-	<-ctx.Done()
-	stop() // a second signal ends the process
-	log.Info("draining", "sessions", s.Sessions())
-	drain, cancel := context.WithTimeout(context.Background(), o.drain)
-	defer cancel()
-	if err := s.Drain(drain); err != nil {
-		log.Warn("not every session logged out", "error", err)
-	}
-	return nil
 }

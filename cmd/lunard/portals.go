@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
+	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/session/login"
 	"github.com/lunar-iscsi/lunar/target"
 )
@@ -18,7 +18,7 @@ var defaultPortals = [...]string{"0.0.0.0:3260", "[::]:3260"}
 
 // A portals is every --portal and --bind.
 type portals struct {
-	list     []target.Portal
+	list     []spec.Portal
 	optional bool                // the defaults: what the machine cannot have is left out
 	groups   map[string][]uint16 // of the targets that --bind names
 }
@@ -34,7 +34,7 @@ func parsePortals(args, binds []string, exports []export) (portals, error) {
 		if err != nil {
 			return p, usageError{fmt.Errorf("--portal: %w", err)}
 		}
-		p.list = append(p.list, one)
+		p.list = append(p.list, spec.Portal{Address: one.Addr.String(), Group: one.Group, Advertise: one.Advertise})
 	}
 	for _, arg := range binds {
 		if err := p.bind(arg, exports); err != nil {
@@ -62,31 +62,12 @@ func (p *portals) bind(arg string, exports []export) error {
 		if err != nil || n == 0 {
 			return fmt.Errorf("%q is no portal group: want 1 to 65535", tag)
 		}
-		if !slices.ContainsFunc(p.list, func(o target.Portal) bool { return o.Group == uint16(n) }) {
+		if !slices.ContainsFunc(p.list, func(o spec.Portal) bool { return o.Group == uint16(n) }) {
 			return fmt.Errorf("no --portal has group=%d, so nobody would reach the target by it", n)
 		}
 		p.groups[name] = append(p.groups[name], uint16(n))
 	}
 	return nil
-}
-
-// listen binds the portals and returns their addresses.
-func (p *portals) listen(s *target.Server) (bound []netip.AddrPort, err error) {
-	for _, one := range p.list {
-		a, lerr := s.ListenPortal(one)
-		if lerr == nil {
-			bound = append(bound, a)
-			continue
-		}
-		err = lerr
-		if !p.optional || !errors.Is(err, syscall.EAFNOSUPPORT) && !errors.Is(err, syscall.EADDRNOTAVAIL) {
-			return bound, err
-		}
-	}
-	if len(bound) == 0 {
-		return nil, err
-	}
-	return bound, nil
 }
 
 func texts(list []netip.AddrPort) (out []string) {

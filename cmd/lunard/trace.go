@@ -25,12 +25,12 @@ func (o *options) setTrace(log *asyncLog) error {
 }
 
 // traceIO returns what wraps each store, or nil.
-func (o *options) traceIO() func(export, backstore.Store) backstore.Store {
+func (o *options) traceIO() func(target string, lun uint16, st backstore.Store) backstore.Store {
 	if o.io == nil {
 		return nil
 	}
-	return func(e export, st backstore.Store) backstore.Store {
-		return traced.New(st, fmt.Sprintf("%s/%d", e.target, e.lun), o.io)
+	return func(target string, lun uint16, st backstore.Store) backstore.Store {
+		return traced.New(st, fmt.Sprintf("%s/%d", target, lun), o.io)
 	}
 }
 

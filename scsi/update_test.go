@@ -50,9 +50,13 @@ func TestUpdate(t *testing.T) {
 		"alignment":     {func(c *DiskConfig) { c.LowestAligned = 0x1234 }, []sense.Code{capacity}, []byte{cdb.ServiceActionIn16, cdb.ReadCapacity16, 13: 32, 15: 0}, 13, "03 d234"},
 		"optima":        {func(c *DiskConfig) { c.OptimalGranularity, c.OptimalLength = 16, 256 }, []sense.Code{inquiry}, page(0xb0), 6, "0010 00008000 00000100"},
 		"physical":      {func(c *DiskConfig) { c.PhysicalBlock = 8192 }, []sense.Code{inquiry, capacity}, []byte{cdb.ServiceActionIn16, cdb.ReadCapacity16, 13: 32, 15: 0}, 13, "04"},
-		"caching page":  {func(c *DiskConfig) { c.ModePages = []string{"8:0:0x12:0x10:0:0xff:0xff:0:0:0xff:0xff:0xff:0xff:0x80:0x14:0:0:0:0:0:0"} }, []sense.Code{mode}, []byte{cdb.ModeSense6, 8, 0x08, 0, 255, 0}, 4, "081200"},
-		"control page":  {func(c *DiskConfig) { c.ModePages = []string{"10:0:10:6:0x10:8:0:0:0:0:0:2:0"} }, []sense.Code{mode}, []byte{cdb.ModeSense6, 8, 0x0a, 0, 255, 0}, 4, "0a0a04000800"},
-		"other page":    {func(c *DiskConfig) { c.ModePages = []string{"0x1c:0:10:8:0:0:0:0:0:0:0:0:0", "10:1:28" + strings.Repeat(":0", 28)} }, nil, []byte{cdb.ModeSense6, 8, 0x0a, 0, 255, 0}, 4, "0a0a0000"},
+		"caching page": {func(c *DiskConfig) {
+			c.ModePages = []string{"8:0:0x12:0x10:0:0xff:0xff:0:0:0xff:0xff:0xff:0xff:0x80:0x14:0:0:0:0:0:0"}
+		}, []sense.Code{mode}, []byte{cdb.ModeSense6, 8, 0x08, 0, 255, 0}, 4, "081200"},
+		"control page": {func(c *DiskConfig) { c.ModePages = []string{"10:0:10:6:0x10:8:0:0:0:0:0:2:0"} }, []sense.Code{mode}, []byte{cdb.ModeSense6, 8, 0x0a, 0, 255, 0}, 4, "0a0a04000800"},
+		"other page": {func(c *DiskConfig) {
+			c.ModePages = []string{"0x1c:0:10:8:0:0:0:0:0:0:0:0:0", "10:1:28" + strings.Repeat(":0", 28)}
+		}, nil, []byte{cdb.ModeSense6, 8, 0x0a, 0, 255, 0}, 4, "0a0a0000"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, thinStore(t, 1<<20), DiskConfig{Serial: "SN1", TargetName: "iqn.2024-01.example:t", LUN: 3})

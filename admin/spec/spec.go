@@ -54,7 +54,7 @@ type Target struct {
 	Offline bool `json:"offline,omitempty" yaml:"offline,omitempty"`
 	// Access says who may use the target: whom one rule admits. No rule, nobody.
 	Access []Rule `json:"access,omitempty" yaml:"access,omitempty"`
-	// ExactNames compares initiator names byte by byte, as tgt does, instead of normalised.
+	// ExactNames compares initiator names byte by byte, as tgt does, instead of normalised; * and ? are then characters like others.
 	ExactNames bool `json:"exact_names,omitempty" yaml:"exact-names,omitempty"`
 	Auth       Auth `json:"auth" yaml:"auth,omitempty"`
 	// LUNMaps says what an initiator sees: the first that matches its name decides; where none does, every LUN under its own number.

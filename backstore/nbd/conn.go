@@ -33,6 +33,7 @@ type conn struct {
 	era   uint32
 	birth uint64 // Store.seq when it was taken over
 	born  time.Time
+	size  uint64 // of the export, as this connection was told
 	stop  func() // ends the loop's watch; nil without one
 	inSet bool   // in the epoll set
 	unix  bool
@@ -57,13 +58,13 @@ type conn struct {
 	riov  [2]unix.Iovec
 }
 
-func newConn(s *Store, i, fd int, structured bool) *conn {
-	c := &conn{s: s, i: i, fd: fd, era: s.era, birth: s.seq, born: time.Now(), unix: s.cfg.network == "unix"}
-	c.structured, c.need = structured, simpleSize
+func newConn(s *Store, i, fd int, ex *export) *conn {
+	c := &conn{s: s, i: i, fd: fd, era: s.era, birth: s.seq, born: time.Now(), size: ex.size, unix: s.cfg.network == "unix"}
+	c.structured, c.need = ex.structured, simpleSize
 	return c
 }
 
-func (c *conn) usable() bool { return !c.noSend && !c.retire }
+func (c *conn) usable() bool { return !c.noSend && !c.retire && c.size >= uint64(c.s.info.Size) }
 
 // take queues a slot's request.
 func (c *conn) take(sl *slot) {

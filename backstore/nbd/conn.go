@@ -226,9 +226,14 @@ func (c *conn) receive() {
 // disconnect says good-bye (NBD_CMD_DISC), if the socket takes it at once.
 func (c *conn) disconnect() {
 	if c.headSent == 0 && !c.noSend {
-		putRequest(&c.heads[0], 0, cmdDisc, 0, 0, 0)
-		_, _ = unix.SendmsgN(c.fd, c.heads[0][:], nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) // a courtesy
+		disconnect(c.fd)
 	}
+}
+
+func disconnect(fd int) {
+	var b [requestSize]byte
+	putRequest(&b, 0, cmdDisc, 0, 0, 0)
+	_, _ = unix.SendmsgN(fd, b[:], nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) // a courtesy
 }
 
 // call makes a system call on the socket that does not sleep. One that may copy for long tells the runtime.

@@ -32,8 +32,7 @@ func (s *Store) PresentSize(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, &backstore.Error{Class: backstore.ClassOf(err), Op: "resize", Cause: fmt.Errorf("the server did not tell its size: %w", err)}
 	}
-	c := newConn(s, 0, fd, now)
-	c.disconnect()
+	disconnect(fd)
 	closeFd(fd)
 	return now.info(s.cfg).Size, nil
 }

@@ -224,8 +224,8 @@ type Resizer interface {
 type Sizer interface {
 	// PresentSize asks the engine for the size that the volume has by now, in bytes. Info stays as it was.
 	PresentSize(ctx context.Context) (int64, error)
-	// AdoptSize makes size, which is not above the present one, that of Info. It may run beside Submit.
-	AdoptSize(size int64) error
+	// AdoptSize makes size, a positive multiple of Info.BlockSize and not above the present one, that of Info. It may run beside Submit.
+	AdoptSize(ctx context.Context, size int64) error
 }
 
 // A SizeWatcher calls changed, from any goroutine, when the volume's size has changed behind the

@@ -26,9 +26,10 @@ type LU struct {
 	modes     modes
 	protected bool // readOnly, or by SWP
 
-	unready  bool   // commands that need the medium end NOT READY: one of the next two
+	unready  bool   // commands that need the medium end NOT READY: one of the next three
 	offline  string // why the LU was taken offline for good; empty: it was not
 	unloaded bool   // there is no medium, or SetOnline took it away
+	ejected  bool   // START STOP UNIT has ejected it
 	failed   bool   // the store has refused to make something durable
 	prevents int    // nexuses that prevent medium removal
 

@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/scsi/sense"
 )
 
 // START STOP UNIT, PREVENT ALLOW MEDIUM REMOVAL (SBC-3), SEND DIAGNOSTIC and RECEIVE DIAGNOSTIC RESULTS (SPC-4).
@@ -16,13 +17,16 @@ const (
 
 func prepareStartStop(lu *LU, c *Command) bool {
 	b4 := c.CDB[4]
+	eject := b4&(startLOEJ|startStart) == startLOEJ
 	switch {
 	case b4>>4 != 0:
 		return c.badField(4, 7) // there are no power conditions
-	case b4&startLOEJ != 0:
+	case b4&startLOEJ != 0 && !lu.removable:
 		return c.badField(4, 1) // nor is there anything to load or eject
-	case lu.notReady(c):
-		return false
+	case lu.unready && !(lu.ejected && !lu.gone() && b4&startLOEJ != 0):
+		return !lu.notReady(c)
+	case eject && lu.prevents != 0:
+		return c.illegal(sense.MediumRemovalPrevented)
 	}
 	c.wholeMedium(lu, flushSpan)
 	c.plan = flushAfter
@@ -35,8 +39,12 @@ func (c *Command) wholeMedium(lu *LU, kind spanKind) {
 	c.span = span{first: 0, last: max(lu.blocks, 1) - 1, kind: kind}
 }
 
-// executeStartStop flushes on STOP. The unit stays ready: others are using it.
+// executeStartStop flushes on STOP. The unit stays ready: others are using it. The medium of a removable disk can be ejected, and loaded
+// again, by any initiator; it is not ready for all of them meanwhile, and the store stays open.
 func executeStartStop(lu *LU, c *Command) Outcome {
+	if c.CDB[4]&startLOEJ != 0 {
+		return lu.load(c, c.CDB[4]&startStart != 0)
+	}
 	if c.CDB[4]&(startStart|startNoFlush) != 0 {
 		c.Status = sam.Good
 		return Done
@@ -44,8 +52,24 @@ func executeStartStop(lu *LU, c *Command) Outcome {
 	return lu.flush(c, c.CDB[1]&startImmed != 0)
 }
 
-// PREVENT ALLOW MEDIUM REMOVAL: who administers the disk does not take the medium away from a nexus that prevents it, unless by force. It
-// ends with the nexus, and with a reset (SPC-4, PREVENT ALLOW MEDIUM REMOVAL).
+func (lu *LU) load(c *Command, in bool) Outcome {
+	switch {
+	case in == !lu.ejected:
+	case in:
+		lu.ejected = false
+		lu.readyChanged()
+		lu.Raise(sense.MediumMayHaveChanged, c.Nexus)
+	default:
+		lu.flush(c, true) // goes on behind
+		lu.ejected = true
+		lu.readyChanged()
+	}
+	c.Status = sam.Good
+	return Done
+}
+
+// PREVENT ALLOW MEDIUM REMOVAL: nobody ejects the medium while a nexus prevents it, and who administers the disk does not take it away,
+// unless by force. It ends with the nexus, and with a reset (SPC-4, PREVENT ALLOW MEDIUM REMOVAL).
 func preparePreventAllow(lu *LU, c *Command) bool {
 	if c.CDB[4]&0x02 != 0 {
 		return c.badField(4, 1) // the persistent kind is gone since SBC-3

@@ -35,7 +35,7 @@ func (lu *LU) SetOnline(online, force bool) error {
 	if err := lu.mayBeOnline(online, force); err != nil || online == !lu.unloaded {
 		return err
 	}
-	lu.unloaded = !online
+	lu.unloaded, lu.ejected = !online, false
 	lu.readyChanged()
 	if online {
 		lu.Raise(sense.MediumMayHaveChanged, nil)
@@ -53,7 +53,10 @@ func (lu *LU) mayBeOnline(online, force bool) error {
 	return nil
 }
 
-func (lu *LU) readyChanged() { lu.unready = lu.offline != "" || lu.unloaded }
+func (lu *LU) readyChanged() { lu.unready = lu.gone() || lu.ejected }
+
+// gone: it takes more than an initiator to make the medium ready.
+func (lu *LU) gone() bool { return lu.offline != "" || lu.unloaded }
 
 // notReady ends c if the medium cannot be used. After a fault that takes manual intervention: initiators then report the failure, or
 // fail over, instead of trying again for minutes.

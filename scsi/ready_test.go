@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
 	"github.com/lunar-iscsi/lunar/scsi/sense"
 )
@@ -165,4 +166,57 @@ func TestNoMedium(t *testing.T) {
 	if _, err := lu.PlanMedium(nil); !errors.Is(err, ErrOnline) {
 		t.Error("another medium while it is online:", err)
 	}
+}
+
+// TestEject: whoever uses a removable disk can eject its medium, unless somebody prevents that, and load it again; of a fixed one there is nothing to
+// eject.
+func TestEject(t *testing.T) {
+	const eject, load = startLOEJ, startLOEJ | startStart
+	st := newTestStore(t, 1<<20)
+	r := newRig(t, st, DiskConfig{Removable: true})
+	b := r.attach("iqn.2024-01.example:b")
+	run := func(nx *NexusLU, code, bits byte) *Command {
+		c := r.cmd([]byte{code, 4: bits, 5: 0}, nil)
+		c.Nexus = nx
+		if r.start(c) != Done {
+			t.Fatal("pending")
+		}
+		return c
+	}
+	r.want(run(b, cdb.PreventAllow, 1), "good")
+	r.want(run(r.nx, cdb.StartStopUnit, eject), "05/53/02")
+	r.want(run(b, cdb.StartStopUnit, eject), "05/53/02")
+	r.want(run(r.nx, cdb.StartStopUnit, load), "good") // it is there
+	r.hears(b)
+	r.want(run(b, cdb.PreventAllow, 0), "good")
+	st.ops = nil
+	r.want(run(r.nx, cdb.StartStopUnit, eject), "good")
+	if len(st.ops) != 1 || st.ops[0] != backstore.Flush {
+		t.Errorf("what it did to the store: %v", st.ops)
+	}
+	for _, nx := range []*NexusLU{r.nx, b} {
+		r.want(run(nx, cdb.TestUnitReady, 0), "02/3A/00")
+		r.want(run(nx, cdb.StartStopUnit, startStart), "02/3A/00")
+	}
+	r.want(run(r.nx, cdb.StartStopUnit, eject), "good")
+	if r.lu.Describe().Online {
+		t.Error("online without its medium")
+	}
+	r.want(run(b, cdb.StartStopUnit, load), "good")
+	r.hears(b)
+	r.hears(r.nx, sense.MediumMayHaveChanged)
+	// Who administers the disk has the last word.
+	r.want(run(b, cdb.StartStopUnit, eject), "good")
+	if err := r.lu.SetOnline(false, false); err != nil {
+		t.Fatal(err)
+	}
+	r.want(run(b, cdb.StartStopUnit, load), "02/3A/00")
+	if err := r.lu.SetOnline(true, false); err != nil {
+		t.Fatal(err)
+	}
+	r.hears(b, sense.MediumMayHaveChanged)
+
+	r = newRig(t, st, DiskConfig{})
+	r.want(run(r.nx, cdb.StartStopUnit, eject), "05/24/00")
+	r.want(run(r.nx, cdb.StartStopUnit, load), "05/24/00")
 }

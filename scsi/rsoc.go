@@ -228,7 +228,9 @@ func (lu *LU) usageData(code byte, u *usage) []byte {
 		refused = diagnosticCode
 		b[3], b[4] = 0, 0
 	case cdb.StartStopUnit:
-		b[4] &^= 0xf0 | startLOEJ
+		if b[4] &^= 0xf0; !lu.removable {
+			b[4] &^= startLOEJ
+		}
 	case cdb.PreventAllow:
 		b[4] = 0x01
 	}

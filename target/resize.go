@@ -52,7 +52,7 @@ func (t *Target) resizeDisk(ctx context.Context, lun uint16, size int64, force b
 		if size -= size % block; size == 0 {
 			return now, fmt.Errorf("the volume has less than a block of %d bytes", block)
 		}
-		apply = func() error { return adoptSize(st, size) }
+		apply = func() error { return adoptSize(ctx, st, size) }
 	}
 	switch {
 	case size < 0 || size%block != 0:
@@ -117,9 +117,9 @@ func presentSize(ctx context.Context, st backstore.Store) (int64, error) {
 	return st.Info().Size, nil
 }
 
-func adoptSize(st backstore.Store, size int64) error {
+func adoptSize(ctx context.Context, st backstore.Store, size int64) error {
 	if s, ok := st.(backstore.Sizer); ok {
-		return s.AdoptSize(size)
+		return s.AdoptSize(ctx, size)
 	}
 	return nil
 }

@@ -280,7 +280,7 @@ func TestAdoptSize(t *testing.T) {
 		if now, err := st.PresentSize(context.Background()); err != nil || now != k.file || st.Info().Size != before {
 			t.Errorf("the present size is %d (%v), want %d; Info went from %d to %d", now, err, k.file, before, st.Info().Size)
 		}
-		if err := st.AdoptSize(k.adopt); (err == nil) != (k.adopt == k.want) || st.Info().Size != k.want {
+		if err := st.AdoptSize(context.Background(), k.adopt); (err == nil) != (k.adopt == k.want) || st.Info().Size != k.want {
 			t.Errorf("adopting %d of %d: %v, and the volume has %d", k.adopt, k.file, err, st.Info().Size)
 		}
 		if fi, err := os.Stat(path); err != nil || fi.Size() != k.file {

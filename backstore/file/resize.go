@@ -68,7 +68,7 @@ func (s *Store) PresentSize(context.Context) (int64, error) {
 }
 
 // AdoptSize takes over that the file or device has another size than before. Nothing about it is changed.
-func (s *Store) AdoptSize(size int64) error {
+func (s *Store) AdoptSize(_ context.Context, size int64) error {
 	s.resizing.Lock()
 	defer s.resizing.Unlock()
 	if err := s.checkSize(size); err != nil {

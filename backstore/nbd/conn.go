@@ -33,6 +33,7 @@ type conn struct {
 	era   uint32
 	birth uint64 // Store.seq when it was taken over
 	born  time.Time
+	size  uint64 // of the export, as this connection was told
 	stop  func() // ends the loop's watch; nil without one
 	inSet bool   // in the epoll set
 	unix  bool
@@ -57,13 +58,13 @@ type conn struct {
 	riov  [2]unix.Iovec
 }
 
-func newConn(s *Store, i, fd int, structured bool) *conn {
-	c := &conn{s: s, i: i, fd: fd, era: s.era, birth: s.seq, born: time.Now(), unix: s.cfg.network == "unix"}
-	c.structured, c.need = structured, simpleSize
+func newConn(s *Store, i, fd int, ex *export) *conn {
+	c := &conn{s: s, i: i, fd: fd, era: s.era, birth: s.seq, born: time.Now(), size: ex.size, unix: s.cfg.network == "unix"}
+	c.structured, c.need = ex.structured, simpleSize
 	return c
 }
 
-func (c *conn) usable() bool { return !c.noSend && !c.retire }
+func (c *conn) usable() bool { return !c.noSend && !c.retire && c.size >= uint64(c.s.info.Size) }
 
 // take queues a slot's request.
 func (c *conn) take(sl *slot) {
@@ -225,9 +226,14 @@ func (c *conn) receive() {
 // disconnect says good-bye (NBD_CMD_DISC), if the socket takes it at once.
 func (c *conn) disconnect() {
 	if c.headSent == 0 && !c.noSend {
-		putRequest(&c.heads[0], 0, cmdDisc, 0, 0, 0)
-		_, _ = unix.SendmsgN(c.fd, c.heads[0][:], nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) // a courtesy
+		disconnect(c.fd)
 	}
+}
+
+func disconnect(fd int) {
+	var b [requestSize]byte
+	putRequest(&b, 0, cmdDisc, 0, 0, 0)
+	_, _ = unix.SendmsgN(fd, b[:], nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) // a courtesy
 }
 
 // call makes a system call on the socket that does not sleep. One that may copy for long tells the runtime.

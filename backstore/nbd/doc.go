@@ -43,6 +43,12 @@
 // unless the option restart=safe says that this server keeps acknowledged writes when it is killed or
 // restarted, as those do whose data lies in the kernel's page cache or is written through.
 //
+// # When the export grows
+//
+// A connection knows the size that it was told when it was made. The store asks for the present one on a connection of its own (Sizer), and
+// replaces the others, at a moment when nothing is in flight and all is flushed, when a larger size is to be used; a server that comes back
+// with a larger export is followed (SizeWatcher). One that comes back with a smaller one is not used until somebody adopts that.
+//
 // The package knows nothing of SCSI and of the other drivers. It is part of lunar's stable API for
 // programs that embed a target: Drivers and the options; the rest may change.
 package nbd

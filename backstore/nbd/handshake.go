@@ -265,7 +265,7 @@ func (ex *export) info(c *config) backstore.Info {
 // same tells whether a server that came back offers what the store was opened with.
 func (ex *export) same(now *export) error {
 	switch {
-	case now.size != ex.size:
+	case now.size < ex.size:
 		return fmt.Errorf("the export now has %d bytes, not %d", now.size, ex.size)
 	case now.flags&tfReadOnly&^ex.flags != 0:
 		return errors.New("the export is now read-only")

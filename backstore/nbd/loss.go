@@ -173,12 +173,12 @@ func (s *Store) reconnect() {
 		case <-time.After(pause):
 		}
 		fd, now, err := dial(s.ctx, s.cfg, connectTime)
+		s.mu.Lock()
 		if err == nil {
 			if err = s.ex.same(now); err != nil {
 				closeFd(fd)
 			}
 		}
-		s.mu.Lock()
 		switch {
 		case err != nil:
 			s.backoff = s.cfg.longer(s.backoff)
@@ -191,7 +191,7 @@ func (s *Store) reconnect() {
 			closeFd(fd)
 		default:
 			s.pause, s.lastDown = 0, ""
-			s.fresh = append(s.fresh, newConn(s, place, fd, now.structured))
+			s.fresh = append(s.fresh, newConn(s, place, fd, now))
 			s.wakeUp()
 		}
 		s.unlock()
@@ -235,6 +235,8 @@ func (s *Store) adopt() {
 			s.lost(c, false, err)
 		}
 	}
+	s.renew()
+	s.follow()
 	q := s.wait
 	s.wait = queue{}
 	for r := q.pop(); r != nil; r = q.pop() {

@@ -375,7 +375,6 @@ func TestPoison(t *testing.T) {
 func TestOtherExport(t *testing.T) {
 	ex := export{size: 1 << 20, flags: allFlags, blocks: true, min: 512, preferred: 4096, payload: 1 << 20}
 	for _, change := range []func(*export){
-		func(e *export) { e.size += 512 },
 		func(e *export) { e.size -= 512 },
 		func(e *export) { e.flags |= tfReadOnly },
 		func(e *export) { e.flags &^= tfFUA },
@@ -413,7 +412,7 @@ func TestOtherExport(t *testing.T) {
 // that can vouch for them.
 func TestFlushOnSuccessor(t *testing.T) {
 	s, old := bare(t, true)
-	next := newConn(s, 1, -1, true)
+	next := newConn(s, 1, -1, &export{structured: true, size: uint64(s.info.Size)})
 	next.era = 1
 	s.conns = append(s.conns, next)
 	s.acked = 1

@@ -82,7 +82,7 @@ func bare(t testing.TB, structured bool, rs ...*backstore.Request) (*Store, *con
 		s.cancel()
 		s.closePoller()
 	})
-	cn := newConn(s, 0, -1, structured)
+	cn := newConn(s, 0, -1, &export{structured: structured, size: uint64(s.info.Size)})
 	s.conns[0], s.live = cn, 1
 	for _, r := range rs {
 		if r.Err = s.refuse(r); r.Err != nil {

@@ -46,6 +46,7 @@ type srvConn struct {
 	s          *server
 	n          int // which connection it is, from 1
 	structured bool
+	size       uint64 // of the export, as it was told: it holds for the connection
 	wmu        sync.Mutex
 }
 
@@ -120,6 +121,15 @@ func (s *server) stop() {
 	s.wg.Wait()
 }
 
+// resize gives the export another size; connections that are there know nothing of it.
+func (s *server) resize(size int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data := make([]byte, size)
+	copy(data, s.data)
+	s.data = data
+}
+
 // ended waits until every connection has ended by itself.
 func (s *server) ended() {
 	s.t.Helper()
@@ -192,6 +202,10 @@ func (c *srvConn) serve() {
 				return
 			}
 		}
+		if q.off+uint64(q.n) > c.size {
+			c.s.t.Errorf("request %d reaches to %d on a connection that was told of %d bytes", q.cmd, q.off+uint64(q.n), c.size)
+			return
+		}
 		if c.s.answer == nil || !c.s.answer(c, q) {
 			c.obey(q)
 		}
@@ -226,7 +240,10 @@ func (c *srvConn) handshake(r io.Reader) error {
 			c.send(optReply(opt, repAck, nil))
 		case opt == optGo && string(body[4:len(body)-4]) == "disk":
 			info := binary.BigEndian.AppendUint16(nil, infoExport)
-			info = binary.BigEndian.AppendUint64(info, uint64(len(c.s.data)))
+			c.s.mu.Lock()
+			c.size = uint64(len(c.s.data))
+			c.s.mu.Unlock()
+			info = binary.BigEndian.AppendUint64(info, c.size)
 			info = binary.BigEndian.AppendUint16(info, c.s.flags)
 			out := optReply(opt, repInfo, info)
 			if c.s.blocks {

@@ -72,6 +72,10 @@ type Store struct {
 	grown        time.Time // when backoff last grew for a connection that lived shortly
 	lastDown     string    // the last remark on why reconnecting failed
 
+	hold    bool             // nothing is given to a connection: see AdoptSize
+	changed func(size int64) // told of a size that a server that is back has, or nil
+	notice  bool             // that is to be told when the lock is let go
+
 	closing  bool
 	released bool
 	idle     chan struct{} // closed when closing and no request is left
@@ -148,13 +152,17 @@ func newStore(c *config, ex *export, warn func(string)) (*Store, error) {
 
 // addConn puts a connection in its free place, before anything runs.
 func (s *Store) addConn(fd int, ex *export) {
-	c := newConn(s, s.live, fd, ex.structured)
+	c := newConn(s, s.live, fd, ex)
 	s.conns[c.i] = c
 	s.live++
 }
 
 // Info returns the snapshot.
-func (s *Store) Info() backstore.Info { return s.info }
+func (s *Store) Info() backstore.Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info
+}
 
 // Submit queues r; Kick sends it.
 func (s *Store) Submit(r *backstore.Request) backstore.Outcome {
@@ -254,6 +262,9 @@ func (s *Store) assign(i uint16) {
 // pick chooses the connection: one for perConn requests in a row, so that a batch is few packets, then the one
 // with the least in flight. A flush goes where it can be believed.
 func (s *Store) pick(flush bool) *conn {
+	if s.hold {
+		return nil
+	}
 	lastEra := ^uint32(0) // the last era that will do
 	if flush && s.suspect {
 		lastEra = s.askEra
@@ -306,7 +317,15 @@ func (s *Store) end(i uint16, err error) {
 func (s *Store) unlock() {
 	done, warns := s.done, s.warns
 	s.done, s.warns = queue{}, nil
+	changed, size := s.changed, s.info.Size
+	if !s.notice {
+		changed = nil
+	}
+	s.notice = false
 	s.mu.Unlock()
+	if changed != nil {
+		changed(size)
+	}
 	for r := done.pop(); r != nil; r = done.pop() {
 		r.C.Complete(r)
 	}

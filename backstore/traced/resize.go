@@ -23,9 +23,9 @@ func (s *Store) PresentSize(ctx context.Context) (int64, error) {
 }
 
 // AdoptSize is backstore.Sizer's.
-func (s *Store) AdoptSize(size int64) error {
+func (s *Store) AdoptSize(ctx context.Context, size int64) error {
 	if z, ok := s.inner.(backstore.Sizer); ok {
-		return z.AdoptSize(size)
+		return z.AdoptSize(ctx, size)
 	}
 	return nil
 }

@@ -61,6 +61,7 @@ const (
 	InternalTargetFailure        Code = 0x4400
 	DataCRCError                 Code = 0x4705
 	InvalidMessage               Code = 0x4900
+	MediumRemovalPrevented       Code = 0x5302
 	InsufficientRegistrationRoom Code = 0x5504
 )
 
@@ -112,6 +113,7 @@ var codeNames = map[Code]string{
 	InternalTargetFailure:        "INTERNAL TARGET FAILURE",
 	DataCRCError:                 "PROTOCOL SERVICE CRC ERROR",
 	InvalidMessage:               "INVALID MESSAGE ERROR",
+	MediumRemovalPrevented:       "MEDIUM REMOVAL PREVENTED",
 	InsufficientRegistrationRoom: "INSUFFICIENT REGISTRATION RESOURCES",
 }
 

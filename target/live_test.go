@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/scsi"
@@ -328,6 +329,14 @@ func TestHandles(t *testing.T) {
 	if n, ok := h.take(); ok {
 		t.Fatal("one too many:", n)
 	}
+	var few tsihs
+	for range 3 {
+		few.take()
+	}
+	few.give(2)
+	if n, _ := few.take(); n != 4 {
+		t.Fatal(n, "is used again at once")
+	}
 	h.give(7)
 	h.give(5)
 	for _, want := range []uint16{5, 7} {
@@ -375,5 +384,59 @@ func TestClosing(t *testing.T) {
 	r.write(r.login(1), 0, block('b', 8))
 	if d := r.tg.Disks()[1]; d.Errors["TASK ABORTED"] != 2 || d.Queued != 0 {
 		t.Fatalf("%+v", d)
+	}
+}
+
+// A write whose data came damaged counts as what its initiator is told, whether the session refuses it at once or its data was being
+// collected.
+func TestDamageIsCounted(t *testing.T) {
+	r := newRig(t, Config{}, "")
+	c := r.rawDigests(1, digestPair{data: true})
+	immediate := frame(c, c.CommandHeader(lun1, write10(damageLBA, 1), false, true, 512), nil, pattern(7, 1))
+	immediate.send(r, c, immediate.flipped(immediate.head+3))
+	r.wantReject(c, &immediate.h)
+	r.wantCRCError(c, immediate.h.ITT())
+	h, p := writing(r, c, 1)
+	out := dataOut(c, h.ITT(), p.TTT(), 0, 0, pattern(7, 1), true)
+	out.send(r, c, out.flipped(out.head+3))
+	r.wantReject(c, &out.h)
+	r.wantCRCError(c, h.ITT())
+	d := r.tg.Disks()[1]
+	if s := d.Stats; d.Errors["b/47/05"] != 2 || s.Writes != 0 || s.WritesFailed != 1 || d.Queued != 0 {
+		t.Fatalf("%v, %+v", d.Errors, s)
+	}
+}
+
+// A session's rows are what its mask shows, by the target's own numbers; what it does counts at those LUNs.
+func TestMaskedSessionsAreCounted(t *testing.T) {
+	r := newRig(t, Config{}, "")
+	if err := r.tg.AddDisk(5, newStore(t, ""), scsi.DiskConfig{Identity: "five"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.tg.Configure(TargetConfig{Masks: []Mask{{Initiator: "*", LUNs: []MaskLUN{{As: 1, LUN: 5}}}}}); err != nil {
+		t.Fatal(err)
+	}
+	s := r.login(1)
+	r.write(s, 0, block('m', 8))
+	info := one(t, r.tg.Sessions())
+	var luns []uint16
+	for _, l := range info.LUNs {
+		luns = append(luns, l.LUN)
+	}
+	if !slices.Equal(luns, []uint16{0, 5}) || info.LUNs[1].Writes != 1 || info.LUNs[1].WriteBytes != 4096 {
+		t.Errorf("%+v", info.LUNs)
+	}
+	d := r.tg.Disks()
+	if len(d) != 3 || d[1].Stats.Writes != 0 || d[2].LUN != 5 || d[2].Stats.Writes != 1 {
+		t.Errorf("%+v", d)
+	}
+	// The same when the session sees it by another number.
+	if err := r.tg.Configure(TargetConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	r.ready(s)
+	r.write(s, 0, block('m', 8))
+	if d := r.tg.Disks(); d[1].Stats.Writes != 1 || d[2].Stats.Writes != 1 || d[2].Stats.WriteBytes != 4096 {
+		t.Errorf("%+v", d)
 	}
 }

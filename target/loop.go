@@ -80,6 +80,7 @@ type loop struct {
 	inRec      *record              // whose command that is
 	draining   bool                 // nobody is let in any more
 	leaving    bool                 // its last target was removed: it takes no other
+	reaped     chan struct{}        // closed when there are no orphans any more, if somebody waits for that
 	past       session.Counters     // of targets that are no more
 	shared     map[any]io.Closer
 
@@ -409,6 +410,10 @@ func (l *loop) reap() {
 		u.state.release()
 		return true
 	})
+	if len(l.orphans) == 0 && l.reaped != nil {
+		close(l.reaped)
+		l.reaped = nil
+	}
 }
 
 // close ends the loop and closes the stores of its targets.

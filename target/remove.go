@@ -132,8 +132,8 @@ func halfClosed(fd int) bool {
 }
 
 // Remove ends the target. With sessions it is ErrTargetInUse, unless force, which closes them. Sessions that are ending already, as
-// after a logout, are waited for within ctx and Config.StoreCloseAfter. When it returns nil nothing of the target is left; an error of its stores says
-// what is.
+// after a logout, are waited for within ctx and Config.StoreCloseAfter. When it returns nil nothing of the target is left. An error of
+// backstore.ClassBusy says that a store has not ended its requests within ctx: the target is gone, and the rest of it with the last request.
 func (t *Target) Remove(ctx context.Context, force bool) error {
 	if err := t.leave(ctx, force); err != nil {
 		return err
@@ -225,18 +225,58 @@ func (t *Target) end(ctx context.Context) error {
 	l.past.Add(&t.past)
 	last := len(l.targets) == 0
 	l.leaving = l.leaving || last
-	past := l.past
 	l.ev.Unlock()
 	var errs []error
 	for _, u := range units {
 		errs = append(errs, l.closeUnit(ctx, u))
 	}
-	if last {
-		s.mu.Lock()
-		s.loops = slices.DeleteFunc(s.loops, func(o *loop) bool { return o == l })
-		s.past.Add(&past)
-		s.mu.Unlock()
-		errs = append(errs, l.close(ctx))
+	if last && !s.linger(l) {
+		errs = append(errs, s.closeLoop(ctx, l))
 	}
 	return errors.Join(errs...)
+}
+
+// linger lets a loop without targets run on while stores have requests that they have not ended: those end on the loop, and what they hold
+// is given back there. It reports whether there are any; then the loop is closed after the last of them.
+func (s *Server) linger(l *loop) bool {
+	l.ev.Lock()
+	orphans := len(l.orphans)
+	var reaped chan struct{}
+	if orphans != 0 {
+		reaped = make(chan struct{})
+		l.reaped = reaped
+	}
+	l.ev.Unlock()
+	if orphans == 0 {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return true // Close has the loop
+	}
+	s.log.Warn("the stores of a target that was removed have not ended their requests; its loop runs on until they have", "loop", l.name, "stores", orphans)
+	s.lingering.Add(1)
+	go func() {
+		defer s.lingering.Done()
+		select {
+		case <-s.closing: // Close has the loop
+		case <-reaped:
+			ctx, cancel := context.WithTimeout(context.Background(), s.cfg.StoreCloseAfter)
+			defer cancel()
+			if err := s.closeLoop(ctx, l); err != nil {
+				s.log.Warn("a loop was not closed well", "loop", l.name, "error", err)
+			}
+		}
+	}()
+	return true
+}
+
+// closeLoop closes a loop that has no targets any more.
+func (s *Server) closeLoop(ctx context.Context, l *loop) error {
+	s.mu.Lock()
+	s.loops = slices.DeleteFunc(s.loops, func(o *loop) bool { return o == l })
+	s.past.Add(&l.past) // nothing adds to it any more
+	s.mu.Unlock()
+	return l.close(ctx)
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/session"
 	"github.com/lunar-iscsi/lunar/session/initiator"
@@ -21,7 +22,7 @@ import (
 // A target with sessions is not removed unless forced, and goes on as before; with force nothing of it is left, and
 // its name is free.
 func TestRemove(t *testing.T) {
-	r := newRig(t, Config{}, "")
+	r := newRig(t, Config{StoreCloseAfter: time.Hour}, "")
 	before := resources(t)
 	for _, force := range []bool{false, true} {
 		tg, err := r.s.AddTarget(testTarget+"-2", TargetConfig{})
@@ -37,8 +38,8 @@ func TestRemove(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := tg.Remove(r.ctx(), false); !errors.Is(err, ErrTargetInUse) {
-			t.Fatal("removed with a session, or:", err)
+		if err := tg.Remove(r.ctx(), false); !errors.Is(err, ErrTargetInUse) || errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal("removed with a session, or not refused at once:", err)
 		}
 		r.ready(s)
 		again, err := initiator.Login(r.ctx(), o) // nobody is kept out
@@ -405,5 +406,63 @@ func (r *rig) liveOnce(ctx context.Context, name string, round int, rnd *rand.Ra
 		if !errors.Is(err, ErrTargetInUse) {
 			return err
 		}
+	}
+}
+
+// A target whose store never answers is removed all the same, with an error that says so; when the store does answer, what it held is given
+// back: memory, the loop, the claim on its state file.
+func TestRemoveWithHungStore(t *testing.T) {
+	r := newRig(t, Config{StateDir: t.TempDir()}, "")
+	before := resources(t)
+	tg, err := r.s.AddTarget(testTarget+"-2", TargetConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := newStore(t, "write hang count=1")
+	if err := tg.AddDisk(1, st, scsi.DiskConfig{Identity: "hung"}); err != nil {
+		t.Fatal(err)
+	}
+	o := r.options(1)
+	o.TargetName = tg.Name()
+	s, err := initiator.Login(r.ctx(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.ready(s)
+	if _, err := s.Start(lun1, write10(0, 64), block('h', 64), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Wait(r.ctx(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if r.s.budget.Used() == 0 {
+		t.Fatal("the write has no memory of the budget")
+	}
+	ctx, cancel := context.WithTimeout(r.ctx(), 20*time.Millisecond)
+	defer cancel()
+	var be *backstore.Error
+	if err := tg.Remove(ctx, true); !errors.As(err, &be) || be.Class != backstore.ClassBusy {
+		t.Fatal("a store with a request in flight was closed, or:", err)
+	}
+	s.Close()
+	again, err := r.s.AddTarget(testTarget+"-2", TargetConfig{})
+	if err != nil {
+		t.Fatal("its name is not free:", err)
+	}
+	if err := again.Remove(r.ctx(), false); err != nil {
+		t.Fatal(err)
+	}
+	st.Release()
+	if err := st.Gone(r.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	leaks(t, before)
+	for deadline := time.Now().Add(testWait); r.s.budget.Used() != 0 && time.Now().Before(deadline); runtime.Gosched() {
+	}
+	if n := r.s.budget.Used(); n != 0 {
+		t.Errorf("%d bytes of the budget are gone for ever", n)
+	}
+	if err := r.tg.AddDisk(2, newStore(t, ""), scsi.DiskConfig{Identity: "hung"}); err != nil {
+		t.Error("its state file is claimed for ever:", err)
 	}
 }

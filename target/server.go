@@ -144,6 +144,8 @@ type Server struct {
 	serving bool
 	closed  bool
 	logins  sync.WaitGroup
+	// lingering are the waits for stores of targets that are no more: see linger.
+	lingering sync.WaitGroup
 }
 
 // ErrClosed is returned by calls on a Server that has been closed.
@@ -231,6 +233,7 @@ func (s *Server) Close() error {
 	s.gate.closeAll()
 	s.lobby.closeAll()
 	s.logins.Wait()
+	s.lingering.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.StoreCloseAfter)
 	defer cancel()
 	var errs []error

@@ -331,6 +331,15 @@ func (f *Flow) add(o *Flow) {
 	f.Bytes += o.Bytes
 }
 
+// Directions are the commands as tgtd counts them: whatever has Data-In, and whatever has Data-Out, by what the initiator means to
+// transfer, and ended however it ended.
+func (s *LUNStats) Directions() (in, out Flow) {
+	in, out = s.OtherIn, s.OtherOut
+	in.add(&Flow{s.ReadsBegun, s.ReadBytesBegun, s.Reads + s.ReadsFailed, s.ReadBytes + s.ReadBytesFailed})
+	out.add(&Flow{s.WritesBegun, s.WriteBytesBegun, s.Writes + s.WritesFailed, s.WriteBytes + s.WriteBytesFailed})
+	return in, out
+}
+
 // settle counts commands that have not ended as failed: their session has, and a fault may have lost them.
 func (s *LUNStats) settle() {
 	s.ReadsFailed = s.ReadsBegun - s.Reads

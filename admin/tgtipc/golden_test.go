@@ -319,7 +319,7 @@ func (r *rig) live() {
 			WriteBytes: wb, Errors: errs}
 	}
 	r.sessions[1] = []target.SessionInfo{
-		session(2, "a", "host-a", target.ConnCounters{RxData: 21796, TxData: 42144, Commands: 17}, done(1, 40960, 10, 20480, 5, 1)),
+		session(2, "a", "host-a", target.ConnCounters{RxBytes: 21796, TxBytes: 42144, Commands: 17}, done(1, 40960, 10, 20480, 5, 1)),
 		session(3, "b", "", target.ConnCounters{}, done(5, 12288, 3, 0, 0, 1)),
 	}
 	r.sessions[2] = []target.SessionInfo{session(4, "a", "host-a", target.ConnCounters{}, target.LUNStats{LUN: 1, Errors: 1})}

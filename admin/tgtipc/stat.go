@@ -38,8 +38,9 @@ func writeStat(b *strings.Builder, tid int, lun uint16, s *target.SessionInfo) {
 	if i := slices.IndexFunc(s.LUNs, func(l target.LUNStats) bool { return l.LUN == lun }); i >= 0 {
 		st = s.LUNs[i]
 	}
-	fmt.Fprintf(b, "%3d %3d %3d %12d %6d %12d %6d %12d %6d %12d %6d %4d\n", tid, lun, s.TSIH, st.ReadBytesBegun, st.ReadsBegun, st.ReadBytes, st.Reads,
-		st.WriteBytesBegun, st.WritesBegun, st.WriteBytes, st.Writes, st.Errors)
+	in, out := st.Directions()
+	fmt.Fprintf(b, "%3d %3d %3d %12d %6d %12d %6d %12d %6d %12d %6d %4d\n", tid, lun, s.TSIH, in.BytesBegun, in.Begun, in.Bytes, in.Ended,
+		out.BytesBegun, out.Begun, out.Bytes, out.Ended, st.Errors)
 }
 
 // connStats has a row for each connection of a session that cid picks.
@@ -49,9 +50,9 @@ func connStats(s *target.SessionInfo, pick func(cid uint16) bool) string {
 	for i := range s.Conns {
 		c := &s.Conns[i]
 		if pick(c.CID) {
-			// tgtd counts neither Data-In nor responses, and shows 0.
-			fmt.Fprintf(&b, "%3d %3d %13d %13d %12d %11d %8d %8d\n", s.TSIH, c.CID, c.Counters.RxData, c.Counters.TxData, c.Counters.DataOut,
-				c.Counters.DataIn, c.Counters.Commands, c.Counters.Responses)
+			// tgtd counts neither Data-In nor responses, and shows 0; its octets are all that passed, headers and login included.
+			fmt.Fprintf(&b, "%3d %3d %13d %13d %12d %11d %8d %8d\n", s.TSIH, c.CID, c.Counters.RxBytes, c.Counters.TxBytes, c.Counters.DataOut, 0,
+				c.Counters.Commands, 0)
 		}
 	}
 	return b.String()

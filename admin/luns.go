@@ -206,7 +206,9 @@ func (m *Manager) faulty(e *entry, lun uint16) bool {
 // updateLUN makes the live LUN what l says.
 func (m *Manager) updateLUN(ctx context.Context, e *entry, l *spec.LUN, force bool) error {
 	online := !l.Offline && l.Volume != "" && !m.faulty(e, l.Number)
-	err := e.live.UpdateDisk(ctx, l.Number, scsi.DiskUpdate{Config: diskConfig(e, l), Online: online, Force: force})
+	cfg := diskConfig(e, l)
+	cfg.Identity = "" // the disk keeps the one that it was made with, whatever medium it has by now
+	err := e.live.UpdateDisk(ctx, l.Number, scsi.DiskUpdate{Config: cfg, Online: online, Force: force})
 	return coded(err, Invalid)
 }
 

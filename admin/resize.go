@@ -36,7 +36,11 @@ func (m *Manager) resize(ctx context.Context, e *entry, t *spec.Target, l *spec.
 		if l.Volume != volume {
 			m.takeBack(e, &was)
 		}
-		return now, coded(err, Unsupported)
+		code := Unsupported
+		if backstore.ClassOf(err) == backstore.ClassRange {
+			code = Invalid // such a size cannot be, with any store
+		}
+		return now, coded(err, code)
 	}
 	if err := write(now); err != nil {
 		if size != 0 && now > before {

@@ -68,6 +68,11 @@ func (m *Manager) AddLUN(ctx context.Context, ref Ref, l spec.LUN, force bool) (
 		if err := l.CheckLUN(e.name); err != nil {
 			return invalid(err)
 		}
+		if len(t.LUNs) == 0 {
+			if err := m.join(ctx, e, t, &l); err != nil {
+				return err
+			}
+		}
 		p, err := m.prepare(ctx, e, e.live, &l, force)
 		if err != nil {
 			return err

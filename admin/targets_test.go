@@ -74,7 +74,7 @@ func TestRefused(t *testing.T) {
 	}
 	r.ok(r.AddAccount(r.ctx(), spec.Account{Name: "a", Secret: "a secret of its own"}))
 	r.ok(add(spec.Target{Name: iqn + "a", Auth: spec.Auth{Incoming: []string{"a"}}, LUNs: []spec.LUN{{Number: 1, Volume: file}}})())
-	r.ok(add(spec.Target{Name: iqn + "b"})())
+	r.ok(add(spec.Target{Name: iqn + "b", LUNs: []spec.LUN{{Number: 5, Volume: "mem:?size=1M"}}})())
 	r.refused(TargetExists, add(spec.Target{Name: strings.ToUpper(iqn) + "A"}))
 	r.refused(TargetExists, add(spec.Target{Name: iqn + "c", TID: 2}))
 	r.refused(Invalid, add(spec.Target{Name: "no_name"}))

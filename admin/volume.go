@@ -168,6 +168,32 @@ func (m *Manager) openVolume(ctx context.Context, u *backstore.URI, d *disk, l *
 	return st, err
 }
 
+// join brings a target that has no disk yet onto the loop of whoever has the volume of what is to be its first. It is made anew there,
+// which nobody sees: nobody is logged in.
+func (m *Manager) join(ctx context.Context, e *entry, t *spec.Target, first *spec.LUN) error {
+	with := t.Clone()
+	with.LUNs = []spec.LUN{*first}
+	on, err := m.loopFor(e, &with)
+	if err != nil || on == nil || on.SharesLoop(e.live) {
+		return err
+	}
+	acc := m.accountsNow()
+	cfg := m.liveConfig(t, &acc)
+	cfg.LoopOf = on
+	if err := e.live.Remove(ctx, false); err != nil {
+		return &Error{Code: Unsupported, Err: fmt.Errorf("target %s LUN %d: the volume is another target's already, and to share it the two have to be on one loop: %w", e.name, first.Number, err),
+			Hint: "have the initiators of " + e.name + " log out first"}
+	}
+	live, err := m.srv.AddTarget(t.Name, cfg)
+	if err != nil {
+		// The name was ours a moment ago: the server is being closed.
+		return coded(err, Internal)
+	}
+	m.publish(e, t, nil, live)
+	m.apply(e)
+	return nil
+}
+
 // share makes the LUN a further way to another's logical unit.
 func (p *pending) share(other *disk, l *spec.LUN, force bool) error {
 	p.m.mu.RLock()

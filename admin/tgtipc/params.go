@@ -73,6 +73,9 @@ func (k *key) value(v string) (string, error) {
 				return "", refuse(ErrInvalidRequest, "%s=%s: want None, CRC32C, or both with a comma", k.name, v)
 			}
 		}
+		if strings.Contains(v, "CRC32C") {
+			return "CRC32C,None", nil // whichever the initiator wants: tgtd turns nobody away for it
+		}
 	case keyMarkInt:
 		return "0", nil
 	default:

@@ -46,6 +46,7 @@ type plant struct {
 	proc   *exec.Cmd
 
 	transcript bytes.Buffer // what commands said; compared between plants
+	apart      bool         // but not between daemons: where they differ is in the test
 }
 
 // A result is how a command line ended.
@@ -77,8 +78,7 @@ func each(t *testing.T, f func(p *plant)) {
 // eachOn is each with other arguments of the daemon, and its control port; args nil: f starts it.
 func eachOn(t *testing.T, args []string, control string, f func(p *plant)) {
 	t.Helper()
-	var first string
-	var of [2]string
+	var said [][2]string // transcript, and whose
 	for _, c := range plants() {
 		t.Run(c[0]+"/"+c[1], func(t *testing.T) {
 			p := newPlant(t, c[0], c[1])
@@ -87,14 +87,15 @@ func eachOn(t *testing.T, args []string, control string, f func(p *plant)) {
 				p.findPortal(control)
 			}
 			f(p)
-			said := p.transcript.String()
-			if first == "" {
-				first, of = said, c
-				return
+			mine := p.transcript.String()
+			for i := range said {
+				if other := &said[i]; (!p.apart || other[1] == c[0]) && !t.Failed() {
+					if d := difference(other[0], mine); d != "" {
+						t.Errorf("said otherwise than with %s, plant %d:\n%s", other[1], i+1, d)
+					}
+				}
 			}
-			if d := difference(first, said); d != "" && !t.Failed() {
-				t.Errorf("said otherwise than with %s and %s tgtadm:\n%s", of[0], of[1], d)
-			}
+			said = append(said, [2]string{mine, c[0]})
 		})
 	}
 }

@@ -168,11 +168,11 @@ func bench(ctx context.Context, c load.Config, asJSON bool, out, errOut io.Write
 	var v *initiator.ViolationError
 	switch {
 	case errors.As(err, &v) && v.Minor:
-		return &failure{fmt.Errorf("%w (--lenient goes on in spite of this)", err)}
+		return failed(fmt.Errorf("%w (--lenient goes on in spite of this)", err))
 	case err != nil:
-		return &failure{err}
+		return failed(err)
 	case r.Errors > 0:
-		return &failure{fmt.Errorf("%d commands failed", r.Errors)}
+		return failed(fmt.Errorf("%d commands failed", r.Errors))
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -113,7 +114,7 @@ func TestExitStatus(t *testing.T) {
 		{2, []string{"bench", "iscsi://h/iqn.x"}},
 		{1, []string{"bench", "--progress=false", url}},
 	} {
-		if got := run(context.Background(), c.args); got != c.want {
+		if got := run(context.Background(), c.args, strings.NewReader(""), io.Discard, io.Discard); got != c.want {
 			t.Errorf("lunarctl %s exits with %d, want %d", strings.Join(c.args, " "), got, c.want)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -11,49 +12,111 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Exit statuses.
+// Exit statuses: docs/lunarctl.md and exitHelp have them, too.
 const (
-	exitFailed = 1 // what was asked for was not done, or ended with errors
-	exitUsage  = 2
+	exitFailed   = 1 // what was asked for was not done, or ended with errors
+	exitUsage    = 2 // the command line, or a file that it names, makes no sense
+	exitNotFound = 3
+	exitExists   = 4
+	exitRefused  = 5 // what is there stands against it; --force may help
+	exitNoServer = 6
+	exitTimeout  = 7
 )
+
+const exitHelp = `Exit status: 0 done; 1 failed; 2 the command line, or a file that it names, is wrong; 3 something that it names is not there;
+4 it is there already; 5 refused for what is there (sessions, commands under way; --force may help); 6 no daemon could be
+reached; 7 it took too long.`
 
 // version is set by the build (-ldflags -X main.version=…).
 var version = "devel"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	status := run(ctx, os.Args[1:])
+	status := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(status)
 }
 
-func run(ctx context.Context, args []string) int {
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
 	err := root.ExecuteContext(ctx)
 	var failed *failure
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &failed):
-		fmt.Fprintln(os.Stderr, "lunarctl:", err)
-		return exitFailed
+		fmt.Fprintln(errOut, "lunarctl:", printable(failed.Error()))
+		if failed.hint != "" {
+			fmt.Fprintln(errOut, "hint:", printable(failed.hint))
+		}
+		return failed.status
 	}
 	// Everything else is cobra's, or a flag's value.
-	fmt.Fprintf(os.Stderr, "lunarctl: %v\n", err)
+	fmt.Fprintf(errOut, "lunarctl: %v\n", err)
 	return exitUsage
 }
 
 // A failure is an error of the work, not of the command line.
-type failure struct{ error }
+type failure struct {
+	error
+	status int
+	hint   string // what to do, or empty
+}
 
 func (f *failure) Unwrap() error { return f.error }
 
+// failed is a failure without more ado.
+func failed(err error) error { return &failure{error: err, status: exitFailed} }
+
+const rootHelp = `lunarctl administers a running lunard, and puts iSCSI targets under load (bench).
+
+The daemon is looked for on its socket (--server unix:PATH, LUNAR_SERVER), or, with certificates, over the network (--server
+tcp:HOST:PORT). Targets are named by their iSCSI name or by their number (tid). What is set is saved by the daemon before the command
+ends, and is there after a restart.
+
+Tables are for people and may change; with --json the output is for programs: its field names are those of lunar's API (docs/api.md) and stay.
+
+` + exitHelp
+
+const rootExamples = `  # a first disk, for one initiator
+  lunarctl target add iqn.2026-11.io.lunar:disk
+  lunarctl lun add iqn.2026-11.io.lunar:disk 1 'file:///srv/disk.img?size=10G'
+  lunarctl acl add iqn.2026-11.io.lunar:disk --initiator iqn.1993-08.org.debian:01:host
+
+  # what is there, and what goes on
+  lunarctl target list
+  lunarctl session list
+  lunarctl stats --watch`
+
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use: "lunarctl", Short: "lunar's tool for administrators", Version: version,
+		Use: "lunarctl", Short: "lunar's tool for administrators", Long: rootHelp, Example: rootExamples, Version: version,
 		SilenceErrors: true, SilenceUsage: true,
+		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newBench())
+	c := &cli{}
+	c.flags(root)
+	root.AddCommand(newTarget(c), newLun(c), newPortal(c), newACL(c), newAccount(c), newSession(c), newStats(c), newEvents(c), newConfig(c), newStore(c), newSystem(c),
+		newBench(), newVersion(c), newManual())
 	return root
+}
+
+// group is a command that only has others below it.
+func group(use, short, long, example string, below ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Long: long, Example: example,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("%s has no command %q; see %[1]s --help", cmd.CommandPath(), args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(below...)
+	return cmd
 }

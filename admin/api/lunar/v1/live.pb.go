@@ -29,7 +29,9 @@ type TargetState struct {
 	// What was set.
 	Spec *Target `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
 	// What is live; absent where it was not asked for.
-	Live          *TargetLive `protobuf:"bytes,2,opt,name=live,proto3" json:"live,omitempty"`
+	Live *TargetLive `protobuf:"bytes,2,opt,name=live,proto3" json:"live,omitempty"`
+	// LUNs whose volume could not be opened, by number, and why.
+	Faults        map[uint32]string `protobuf:"bytes,3,rep,name=faults,proto3" json:"faults,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -78,6 +80,13 @@ func (x *TargetState) GetLive() *TargetLive {
 	return nil
 }
 
+func (x *TargetState) GetFaults() map[uint32]string {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
 // TargetLive is what goes on at a target.
 type TargetLive struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -87,12 +96,16 @@ type TargetLive struct {
 	Sessions uint32 `protobuf:"varint,2,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	// Every LUN, the controller included, ascending.
 	Luns []*LunLive `protobuf:"bytes,3,rep,name=luns,proto3" json:"luns,omitempty"`
-	// What the target's event loop has worked, of uptime.
+	// What the target's event loop has been awake, of uptime. Targets on one loop share it.
 	Busy *durationpb.Duration `protobuf:"bytes,4,opt,name=busy,proto3" json:"busy,omitempty"`
 	// How long the target is there.
 	Uptime *durationpb.Duration `protobuf:"bytes,5,opt,name=uptime,proto3" json:"uptime,omitempty"`
 	// What has passed over its sessions, those that have ended too.
-	Counters      *SessionCounters `protobuf:"bytes,6,opt,name=counters,proto3" json:"counters,omitempty"`
+	Counters *SessionCounters `protobuf:"bytes,6,opt,name=counters,proto3" json:"counters,omitempty"`
+	// Name of the event loop: that of the target that it was made for.
+	Loop string `protobuf:"bytes,7,opt,name=loop,proto3" json:"loop,omitempty"`
+	// Commands to LUNs that are not there.
+	Absent        *LunStats `protobuf:"bytes,8,opt,name=absent,proto3" json:"absent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,6 +178,20 @@ func (x *TargetLive) GetUptime() *durationpb.Duration {
 func (x *TargetLive) GetCounters() *SessionCounters {
 	if x != nil {
 		return x.Counters
+	}
+	return nil
+}
+
+func (x *TargetLive) GetLoop() string {
+	if x != nil {
+		return x.Loop
+	}
+	return ""
+}
+
+func (x *TargetLive) GetAbsent() *LunStats {
+	if x != nil {
+		return x.Absent
 	}
 	return nil
 }
@@ -377,7 +404,9 @@ func (x *LunLive) GetQueued() uint32 {
 	return 0
 }
 
-// LunStats count the commands of one session at one LUN, or of all at one LUN.
+// LunStats count the commands of one session at one LUN, or of all at one LUN. Every command that has begun is counted as ended once:
+// GOOD, or failed, which is with any other status, or aborted. Bytes are those that the initiator means to transfer, or, of what ended
+// GOOD, has.
 type LunStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number.
@@ -398,10 +427,24 @@ type LunStats struct {
 	Writes uint64 `protobuf:"varint,8,opt,name=writes,proto3" json:"writes,omitempty"`
 	// Bytes of these.
 	WriteBytes uint64 `protobuf:"varint,9,opt,name=write_bytes,json=writeBytes,proto3" json:"write_bytes,omitempty"`
-	// Commands of any other kind that ended.
+	// Commands of any other kind that ended, however.
 	Others uint64 `protobuf:"varint,10,opt,name=others,proto3" json:"others,omitempty"`
-	// Commands that ended with any other status than GOOD.
-	Errors        uint64 `protobuf:"varint,11,opt,name=errors,proto3" json:"errors,omitempty"`
+	// Commands that failed, of every kind.
+	Errors uint64 `protobuf:"varint,11,opt,name=errors,proto3" json:"errors,omitempty"`
+	// Reads that failed.
+	ReadsFailed uint64 `protobuf:"varint,12,opt,name=reads_failed,json=readsFailed,proto3" json:"reads_failed,omitempty"`
+	// Bytes that these asked for.
+	ReadBytesFailed uint64 `protobuf:"varint,13,opt,name=read_bytes_failed,json=readBytesFailed,proto3" json:"read_bytes_failed,omitempty"`
+	// Writes that failed.
+	WritesFailed uint64 `protobuf:"varint,14,opt,name=writes_failed,json=writesFailed,proto3" json:"writes_failed,omitempty"`
+	// Bytes that these asked for.
+	WriteBytesFailed uint64 `protobuf:"varint,15,opt,name=write_bytes_failed,json=writeBytesFailed,proto3" json:"write_bytes_failed,omitempty"`
+	// Commands of any other kind that have begun.
+	OthersBegun uint64 `protobuf:"varint,16,opt,name=others_begun,json=othersBegun,proto3" json:"others_begun,omitempty"`
+	// Of the commands of any other kind, those with Data-In.
+	OtherIn *Flow `protobuf:"bytes,17,opt,name=other_in,json=otherIn,proto3" json:"other_in,omitempty"`
+	// Of the commands of any other kind, those with Data-Out.
+	OtherOut      *Flow `protobuf:"bytes,18,opt,name=other_out,json=otherOut,proto3" json:"other_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -513,6 +556,128 @@ func (x *LunStats) GetErrors() uint64 {
 	return 0
 }
 
+func (x *LunStats) GetReadsFailed() uint64 {
+	if x != nil {
+		return x.ReadsFailed
+	}
+	return 0
+}
+
+func (x *LunStats) GetReadBytesFailed() uint64 {
+	if x != nil {
+		return x.ReadBytesFailed
+	}
+	return 0
+}
+
+func (x *LunStats) GetWritesFailed() uint64 {
+	if x != nil {
+		return x.WritesFailed
+	}
+	return 0
+}
+
+func (x *LunStats) GetWriteBytesFailed() uint64 {
+	if x != nil {
+		return x.WriteBytesFailed
+	}
+	return 0
+}
+
+func (x *LunStats) GetOthersBegun() uint64 {
+	if x != nil {
+		return x.OthersBegun
+	}
+	return 0
+}
+
+func (x *LunStats) GetOtherIn() *Flow {
+	if x != nil {
+		return x.OtherIn
+	}
+	return nil
+}
+
+func (x *LunStats) GetOtherOut() *Flow {
+	if x != nil {
+		return x.OtherOut
+	}
+	return nil
+}
+
+// A Flow counts commands that carry data.
+type Flow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those begun.
+	Begun uint64 `protobuf:"varint,1,opt,name=begun,proto3" json:"begun,omitempty"`
+	// Bytes that these asked for.
+	BytesBegun uint64 `protobuf:"varint,2,opt,name=bytes_begun,json=bytesBegun,proto3" json:"bytes_begun,omitempty"`
+	// Those that ended, however.
+	Ended uint64 `protobuf:"varint,3,opt,name=ended,proto3" json:"ended,omitempty"`
+	// Bytes of these.
+	Bytes         uint64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Flow) Reset() {
+	*x = Flow{}
+	mi := &file_lunar_v1_live_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Flow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Flow) ProtoMessage() {}
+
+func (x *Flow) ProtoReflect() protoreflect.Message {
+	mi := &file_lunar_v1_live_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Flow.ProtoReflect.Descriptor instead.
+func (*Flow) Descriptor() ([]byte, []int) {
+	return file_lunar_v1_live_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Flow) GetBegun() uint64 {
+	if x != nil {
+		return x.Begun
+	}
+	return 0
+}
+
+func (x *Flow) GetBytesBegun() uint64 {
+	if x != nil {
+		return x.BytesBegun
+	}
+	return 0
+}
+
+func (x *Flow) GetEnded() uint64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *Flow) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 // A Histogram counts how long something took.
 type Histogram struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -526,7 +691,7 @@ type Histogram struct {
 
 func (x *Histogram) Reset() {
 	*x = Histogram{}
-	mi := &file_lunar_v1_live_proto_msgTypes[4]
+	mi := &file_lunar_v1_live_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +703,7 @@ func (x *Histogram) String() string {
 func (*Histogram) ProtoMessage() {}
 
 func (x *Histogram) ProtoReflect() protoreflect.Message {
-	mi := &file_lunar_v1_live_proto_msgTypes[4]
+	mi := &file_lunar_v1_live_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +716,7 @@ func (x *Histogram) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Histogram.ProtoReflect.Descriptor instead.
 func (*Histogram) Descriptor() ([]byte, []int) {
-	return file_lunar_v1_live_proto_rawDescGZIP(), []int{4}
+	return file_lunar_v1_live_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Histogram) GetBuckets() []*Histogram_Bucket {
@@ -587,7 +752,7 @@ type SessionCounters struct {
 
 func (x *SessionCounters) Reset() {
 	*x = SessionCounters{}
-	mi := &file_lunar_v1_live_proto_msgTypes[5]
+	mi := &file_lunar_v1_live_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +764,7 @@ func (x *SessionCounters) String() string {
 func (*SessionCounters) ProtoMessage() {}
 
 func (x *SessionCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_lunar_v1_live_proto_msgTypes[5]
+	mi := &file_lunar_v1_live_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +777,7 @@ func (x *SessionCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionCounters.ProtoReflect.Descriptor instead.
 func (*SessionCounters) Descriptor() ([]byte, []int) {
-	return file_lunar_v1_live_proto_rawDescGZIP(), []int{5}
+	return file_lunar_v1_live_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SessionCounters) GetCommands() uint64 {
@@ -685,7 +850,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_lunar_v1_live_proto_msgTypes[6]
+	mi := &file_lunar_v1_live_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +862,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_lunar_v1_live_proto_msgTypes[6]
+	mi := &file_lunar_v1_live_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +875,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_lunar_v1_live_proto_rawDescGZIP(), []int{6}
+	return file_lunar_v1_live_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SessionInfo) GetTid() int32 {
@@ -843,7 +1008,7 @@ type Params struct {
 
 func (x *Params) Reset() {
 	*x = Params{}
-	mi := &file_lunar_v1_live_proto_msgTypes[7]
+	mi := &file_lunar_v1_live_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +1020,7 @@ func (x *Params) String() string {
 func (*Params) ProtoMessage() {}
 
 func (x *Params) ProtoReflect() protoreflect.Message {
-	mi := &file_lunar_v1_live_proto_msgTypes[7]
+	mi := &file_lunar_v1_live_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +1033,7 @@ func (x *Params) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Params.ProtoReflect.Descriptor instead.
 func (*Params) Descriptor() ([]byte, []int) {
-	return file_lunar_v1_live_proto_rawDescGZIP(), []int{7}
+	return file_lunar_v1_live_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Params) GetHeaderDigest() bool {
@@ -996,14 +1161,18 @@ type ConnectionInfo struct {
 	// SCSI Command PDUs.
 	Commands uint64 `protobuf:"varint,8,opt,name=commands,proto3" json:"commands,omitempty"`
 	// SCSI Response PDUs, and Data-In PDUs that carry the status.
-	Responses     uint64 `protobuf:"varint,9,opt,name=responses,proto3" json:"responses,omitempty"`
+	Responses uint64 `protobuf:"varint,9,opt,name=responses,proto3" json:"responses,omitempty"`
+	// Everything received, headers and login included, bytes.
+	RxBytes uint64 `protobuf:"varint,10,opt,name=rx_bytes,json=rxBytes,proto3" json:"rx_bytes,omitempty"`
+	// Everything sent, headers and login included, bytes.
+	TxBytes       uint64 `protobuf:"varint,11,opt,name=tx_bytes,json=txBytes,proto3" json:"tx_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConnectionInfo) Reset() {
 	*x = ConnectionInfo{}
-	mi := &file_lunar_v1_live_proto_msgTypes[8]
+	mi := &file_lunar_v1_live_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1184,7 @@ func (x *ConnectionInfo) String() string {
 func (*ConnectionInfo) ProtoMessage() {}
 
 func (x *ConnectionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_lunar_v1_live_proto_msgTypes[8]
+	mi := &file_lunar_v1_live_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1197,7 @@ func (x *ConnectionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionInfo.ProtoReflect.Descriptor instead.
 func (*ConnectionInfo) Descriptor() ([]byte, []int) {
-	return file_lunar_v1_live_proto_rawDescGZIP(), []int{8}
+	return file_lunar_v1_live_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ConnectionInfo) GetCid() uint32 {
@@ -1094,6 +1263,20 @@ func (x *ConnectionInfo) GetResponses() uint64 {
 	return 0
 }
 
+func (x *ConnectionInfo) GetRxBytes() uint64 {
+	if x != nil {
+		return x.RxBytes
+	}
+	return 0
+}
+
+func (x *ConnectionInfo) GetTxBytes() uint64 {
+	if x != nil {
+		return x.TxBytes
+	}
+	return 0
+}
+
 // A Bucket counts what took no longer than its bound, and longer than that of the bucket before.
 type Histogram_Bucket struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1107,7 +1290,7 @@ type Histogram_Bucket struct {
 
 func (x *Histogram_Bucket) Reset() {
 	*x = Histogram_Bucket{}
-	mi := &file_lunar_v1_live_proto_msgTypes[10]
+	mi := &file_lunar_v1_live_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1302,7 @@ func (x *Histogram_Bucket) String() string {
 func (*Histogram_Bucket) ProtoMessage() {}
 
 func (x *Histogram_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_lunar_v1_live_proto_msgTypes[10]
+	mi := &file_lunar_v1_live_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1315,7 @@ func (x *Histogram_Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Histogram_Bucket.ProtoReflect.Descriptor instead.
 func (*Histogram_Bucket) Descriptor() ([]byte, []int) {
-	return file_lunar_v1_live_proto_rawDescGZIP(), []int{4, 0}
+	return file_lunar_v1_live_proto_rawDescGZIP(), []int{5, 0}
 }
 
 func (x *Histogram_Bucket) GetLeNs() uint64 {
@@ -1153,10 +1336,14 @@ var File_lunar_v1_live_proto protoreflect.FileDescriptor
 
 const file_lunar_v1_live_proto_rawDesc = "" +
 	"\n" +
-	"\x13lunar/v1/live.proto\x12\blunar.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13lunar/v1/spec.proto\"]\n" +
+	"\x13lunar/v1/live.proto\x12\blunar.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13lunar/v1/spec.proto\"\xd3\x01\n" +
 	"\vTargetState\x12$\n" +
 	"\x04spec\x18\x01 \x01(\v2\x10.lunar.v1.TargetR\x04spec\x12(\n" +
-	"\x04live\x18\x02 \x01(\v2\x14.lunar.v1.TargetLiveR\x04live\"\xfe\x01\n" +
+	"\x04live\x18\x02 \x01(\v2\x14.lunar.v1.TargetLiveR\x04live\x129\n" +
+	"\x06faults\x18\x03 \x03(\v2!.lunar.v1.TargetState.FaultsEntryR\x06faults\x1a9\n" +
+	"\vFaultsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbe\x02\n" +
 	"\n" +
 	"TargetLive\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x1a\n" +
@@ -1164,7 +1351,9 @@ const file_lunar_v1_live_proto_rawDesc = "" +
 	"\x04luns\x18\x03 \x03(\v2\x11.lunar.v1.LunLiveR\x04luns\x12-\n" +
 	"\x04busy\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04busy\x121\n" +
 	"\x06uptime\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x125\n" +
-	"\bcounters\x18\x06 \x01(\v2\x19.lunar.v1.SessionCountersR\bcounters\"\x97\x05\n" +
+	"\bcounters\x18\x06 \x01(\v2\x19.lunar.v1.SessionCountersR\bcounters\x12\x12\n" +
+	"\x04loop\x18\a \x01(\tR\x04loop\x12*\n" +
+	"\x06absent\x18\b \x01(\v2\x12.lunar.v1.LunStatsR\x06absent\"\x97\x05\n" +
 	"\aLunLive\x12\x10\n" +
 	"\x03lun\x18\x01 \x01(\rR\x03lun\x12\x1e\n" +
 	"\n" +
@@ -1192,7 +1381,7 @@ const file_lunar_v1_live_proto_rawDesc = "" +
 	"\x06queued\x18\x13 \x01(\rR\x06queued\x1a9\n" +
 	"\vErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xd4\x02\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xf1\x04\n" +
 	"\bLunStats\x12\x10\n" +
 	"\x03lun\x18\x01 \x01(\rR\x03lun\x12\x1f\n" +
 	"\vreads_begun\x18\x02 \x01(\x04R\n" +
@@ -1208,7 +1397,20 @@ const file_lunar_v1_live_proto_rawDesc = "" +
 	"writeBytes\x12\x16\n" +
 	"\x06others\x18\n" +
 	" \x01(\x04R\x06others\x12\x16\n" +
-	"\x06errors\x18\v \x01(\x04R\x06errors\"\xa3\x01\n" +
+	"\x06errors\x18\v \x01(\x04R\x06errors\x12!\n" +
+	"\freads_failed\x18\f \x01(\x04R\vreadsFailed\x12*\n" +
+	"\x11read_bytes_failed\x18\r \x01(\x04R\x0freadBytesFailed\x12#\n" +
+	"\rwrites_failed\x18\x0e \x01(\x04R\fwritesFailed\x12,\n" +
+	"\x12write_bytes_failed\x18\x0f \x01(\x04R\x10writeBytesFailed\x12!\n" +
+	"\fothers_begun\x18\x10 \x01(\x04R\vothersBegun\x12)\n" +
+	"\bother_in\x18\x11 \x01(\v2\x0e.lunar.v1.FlowR\aotherIn\x12+\n" +
+	"\tother_out\x18\x12 \x01(\v2\x0e.lunar.v1.FlowR\botherOut\"i\n" +
+	"\x04Flow\x12\x14\n" +
+	"\x05begun\x18\x01 \x01(\x04R\x05begun\x12\x1f\n" +
+	"\vbytes_begun\x18\x02 \x01(\x04R\n" +
+	"bytesBegun\x12\x14\n" +
+	"\x05ended\x18\x03 \x01(\x04R\x05ended\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\xa3\x01\n" +
 	"\tHistogram\x124\n" +
 	"\abuckets\x18\x01 \x03(\v2\x1a.lunar.v1.Histogram.BucketR\abuckets\x12+\n" +
 	"\x03sum\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03sum\x1a3\n" +
@@ -1257,7 +1459,7 @@ const file_lunar_v1_live_proto_rawDesc = "" +
 	"\x13max_outstanding_r2t\x18\f \x01(\rR\x11maxOutstandingR2t\x120\n" +
 	"\x14error_recovery_level\x18\r \x01(\rR\x12errorRecoveryLevel\x12%\n" +
 	"\x0etask_reporting\x18\x0e \x01(\tR\rtaskReporting\x12%\n" +
-	"\x0eprotocol_level\x18\x0f \x01(\rR\rprotocolLevel\"\xf0\x01\n" +
+	"\x0eprotocol_level\x18\x0f \x01(\rR\rprotocolLevel\"\xa6\x02\n" +
 	"\x0eConnectionInfo\x12\x10\n" +
 	"\x03cid\x18\x01 \x01(\rR\x03cid\x12\x16\n" +
 	"\x06remote\x18\x02 \x01(\tR\x06remote\x12\x14\n" +
@@ -1267,7 +1469,10 @@ const file_lunar_v1_live_proto_rawDesc = "" +
 	"\bdata_out\x18\x06 \x01(\x04R\adataOut\x12\x17\n" +
 	"\adata_in\x18\a \x01(\x04R\x06dataIn\x12\x1a\n" +
 	"\bcommands\x18\b \x01(\x04R\bcommands\x12\x1c\n" +
-	"\tresponses\x18\t \x01(\x04R\tresponsesB9Z7github.com/lunar-iscsi/lunar/admin/api/lunar/v1;lunarv1b\x06proto3"
+	"\tresponses\x18\t \x01(\x04R\tresponses\x12\x19\n" +
+	"\brx_bytes\x18\n" +
+	" \x01(\x04R\arxBytes\x12\x19\n" +
+	"\btx_bytes\x18\v \x01(\x04R\atxBytesB9Z7github.com/lunar-iscsi/lunar/admin/api/lunar/v1;lunarv1b\x06proto3"
 
 var (
 	file_lunar_v1_live_proto_rawDescOnce sync.Once
@@ -1281,47 +1486,53 @@ func file_lunar_v1_live_proto_rawDescGZIP() []byte {
 	return file_lunar_v1_live_proto_rawDescData
 }
 
-var file_lunar_v1_live_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_lunar_v1_live_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_lunar_v1_live_proto_goTypes = []any{
 	(*TargetState)(nil),           // 0: lunar.v1.TargetState
 	(*TargetLive)(nil),            // 1: lunar.v1.TargetLive
 	(*LunLive)(nil),               // 2: lunar.v1.LunLive
 	(*LunStats)(nil),              // 3: lunar.v1.LunStats
-	(*Histogram)(nil),             // 4: lunar.v1.Histogram
-	(*SessionCounters)(nil),       // 5: lunar.v1.SessionCounters
-	(*SessionInfo)(nil),           // 6: lunar.v1.SessionInfo
-	(*Params)(nil),                // 7: lunar.v1.Params
-	(*ConnectionInfo)(nil),        // 8: lunar.v1.ConnectionInfo
-	nil,                           // 9: lunar.v1.LunLive.ErrorsEntry
-	(*Histogram_Bucket)(nil),      // 10: lunar.v1.Histogram.Bucket
-	nil,                           // 11: lunar.v1.SessionCounters.OthersEntry
-	(*Target)(nil),                // 12: lunar.v1.Target
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*Flow)(nil),                  // 4: lunar.v1.Flow
+	(*Histogram)(nil),             // 5: lunar.v1.Histogram
+	(*SessionCounters)(nil),       // 6: lunar.v1.SessionCounters
+	(*SessionInfo)(nil),           // 7: lunar.v1.SessionInfo
+	(*Params)(nil),                // 8: lunar.v1.Params
+	(*ConnectionInfo)(nil),        // 9: lunar.v1.ConnectionInfo
+	nil,                           // 10: lunar.v1.TargetState.FaultsEntry
+	nil,                           // 11: lunar.v1.LunLive.ErrorsEntry
+	(*Histogram_Bucket)(nil),      // 12: lunar.v1.Histogram.Bucket
+	nil,                           // 13: lunar.v1.SessionCounters.OthersEntry
+	(*Target)(nil),                // 14: lunar.v1.Target
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 }
 var file_lunar_v1_live_proto_depIdxs = []int32{
-	12, // 0: lunar.v1.TargetState.spec:type_name -> lunar.v1.Target
+	14, // 0: lunar.v1.TargetState.spec:type_name -> lunar.v1.Target
 	1,  // 1: lunar.v1.TargetState.live:type_name -> lunar.v1.TargetLive
-	2,  // 2: lunar.v1.TargetLive.luns:type_name -> lunar.v1.LunLive
-	13, // 3: lunar.v1.TargetLive.busy:type_name -> google.protobuf.Duration
-	13, // 4: lunar.v1.TargetLive.uptime:type_name -> google.protobuf.Duration
-	5,  // 5: lunar.v1.TargetLive.counters:type_name -> lunar.v1.SessionCounters
-	3,  // 6: lunar.v1.LunLive.stats:type_name -> lunar.v1.LunStats
-	9,  // 7: lunar.v1.LunLive.errors:type_name -> lunar.v1.LunLive.ErrorsEntry
-	4,  // 8: lunar.v1.LunLive.read_latency:type_name -> lunar.v1.Histogram
-	4,  // 9: lunar.v1.LunLive.write_latency:type_name -> lunar.v1.Histogram
-	10, // 10: lunar.v1.Histogram.buckets:type_name -> lunar.v1.Histogram.Bucket
-	13, // 11: lunar.v1.Histogram.sum:type_name -> google.protobuf.Duration
-	11, // 12: lunar.v1.SessionCounters.others:type_name -> lunar.v1.SessionCounters.OthersEntry
-	14, // 13: lunar.v1.SessionInfo.since:type_name -> google.protobuf.Timestamp
-	7,  // 14: lunar.v1.SessionInfo.params:type_name -> lunar.v1.Params
-	8,  // 15: lunar.v1.SessionInfo.connections:type_name -> lunar.v1.ConnectionInfo
-	3,  // 16: lunar.v1.SessionInfo.luns:type_name -> lunar.v1.LunStats
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	10, // 2: lunar.v1.TargetState.faults:type_name -> lunar.v1.TargetState.FaultsEntry
+	2,  // 3: lunar.v1.TargetLive.luns:type_name -> lunar.v1.LunLive
+	15, // 4: lunar.v1.TargetLive.busy:type_name -> google.protobuf.Duration
+	15, // 5: lunar.v1.TargetLive.uptime:type_name -> google.protobuf.Duration
+	6,  // 6: lunar.v1.TargetLive.counters:type_name -> lunar.v1.SessionCounters
+	3,  // 7: lunar.v1.TargetLive.absent:type_name -> lunar.v1.LunStats
+	3,  // 8: lunar.v1.LunLive.stats:type_name -> lunar.v1.LunStats
+	11, // 9: lunar.v1.LunLive.errors:type_name -> lunar.v1.LunLive.ErrorsEntry
+	5,  // 10: lunar.v1.LunLive.read_latency:type_name -> lunar.v1.Histogram
+	5,  // 11: lunar.v1.LunLive.write_latency:type_name -> lunar.v1.Histogram
+	4,  // 12: lunar.v1.LunStats.other_in:type_name -> lunar.v1.Flow
+	4,  // 13: lunar.v1.LunStats.other_out:type_name -> lunar.v1.Flow
+	12, // 14: lunar.v1.Histogram.buckets:type_name -> lunar.v1.Histogram.Bucket
+	15, // 15: lunar.v1.Histogram.sum:type_name -> google.protobuf.Duration
+	13, // 16: lunar.v1.SessionCounters.others:type_name -> lunar.v1.SessionCounters.OthersEntry
+	16, // 17: lunar.v1.SessionInfo.since:type_name -> google.protobuf.Timestamp
+	8,  // 18: lunar.v1.SessionInfo.params:type_name -> lunar.v1.Params
+	9,  // 19: lunar.v1.SessionInfo.connections:type_name -> lunar.v1.ConnectionInfo
+	3,  // 20: lunar.v1.SessionInfo.luns:type_name -> lunar.v1.LunStats
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_lunar_v1_live_proto_init() }
@@ -1336,7 +1547,7 @@ func file_lunar_v1_live_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lunar_v1_live_proto_rawDesc), len(file_lunar_v1_live_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

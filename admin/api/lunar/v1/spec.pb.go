@@ -878,7 +878,9 @@ type Redirect struct {
 	// Initiators are told to remember the new place.
 	Permanent bool `protobuf:"varint,3,opt,name=permanent,proto3" json:"permanent,omitempty"`
 	// tgt's; kept and shown, never run.
-	Callback      string `protobuf:"bytes,4,opt,name=callback,proto3" json:"callback,omitempty"`
+	Callback string `protobuf:"bytes,4,opt,name=callback,proto3" json:"callback,omitempty"`
+	// tgt's: it was said, and is shown. What is not permanent is temporary in any case.
+	Temporary     bool `protobuf:"varint,5,opt,name=temporary,proto3" json:"temporary,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -939,6 +941,13 @@ func (x *Redirect) GetCallback() string {
 		return x.Callback
 	}
 	return ""
+}
+
+func (x *Redirect) GetTemporary() bool {
+	if x != nil {
+		return x.Temporary
+	}
+	return false
 }
 
 // A Lun is one disk of a target. A field that is not given has its default.
@@ -1351,12 +1360,13 @@ const file_lunar_v1_spec_proto_rawDesc = "" +
 	"\x04luns\x18\x02 \x03(\v2\x13.lunar.v1.MappedLunR\x04luns\"-\n" +
 	"\tMappedLun\x12\x0e\n" +
 	"\x02as\x18\x01 \x01(\rR\x02as\x12\x10\n" +
-	"\x03lun\x18\x02 \x01(\rR\x03lun\"r\n" +
+	"\x03lun\x18\x02 \x01(\rR\x03lun\"\x90\x01\n" +
 	"\bRedirect\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\x05R\x04port\x12\x1c\n" +
 	"\tpermanent\x18\x03 \x01(\bR\tpermanent\x12\x1a\n" +
-	"\bcallback\x18\x04 \x01(\tR\bcallback\"\xe6\x06\n" +
+	"\bcallback\x18\x04 \x01(\tR\bcallback\x12\x1c\n" +
+	"\ttemporary\x18\x05 \x01(\bR\ttemporary\"\xe6\x06\n" +
 	"\x03Lun\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x1a\n" +

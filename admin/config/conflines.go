@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Bounds of one targets.conf with all that it includes.
@@ -32,7 +33,7 @@ type confReader struct {
 	o        Options
 	base     string // the folder of the first file, in which relative includes are looked for after the working directory
 	lines    []confLine
-	warnings []string
+	warnings Errors
 	seen     map[string]bool
 	left     int64 // bytes that may still be read
 	depth    int
@@ -49,7 +50,7 @@ var (
 
 func (r *confReader) warnf(file string, line int, format string, args ...any) {
 	if len(r.warnings) < maxErrors {
-		r.warnings = append(r.warnings, fmt.Sprintf("%s:%d: %s", file, line, fmt.Sprintf(format, args...)))
+		r.warnings = append(r.warnings, &Error{File: file, Line: line, Text: fmt.Sprintf(format, args...)})
 	}
 }
 
@@ -62,10 +63,6 @@ func (r *confReader) file(path string, from confLine) error {
 	if len(r.seen) >= maxConfFiles {
 		return &Error{File: from.file, Line: from.line, Text: fmt.Sprintf("more than %d files", maxConfFiles)}
 	}
-	if r.depth++; r.depth > maxConfInclude {
-		return &Error{File: from.file, Line: from.line, Text: fmt.Sprintf("more than %d files include each other", maxConfInclude)}
-	}
-	defer func() { r.depth-- }()
 	r.seen[path] = true
 	data, private, err := readFile(path, r.left)
 	if err != nil {
@@ -101,6 +98,9 @@ func (r *confReader) text(file, text string) error {
 			return fail("a NUL byte")
 		}
 		if here != nil {
+			if !utf8.ValidString(line) {
+				return fail("not UTF-8 text")
+			}
 			if strings.TrimSpace(line) != end {
 				docs = append(docs, line)
 				continue
@@ -130,6 +130,9 @@ func (r *confReader) text(file, text string) error {
 			continue
 		}
 		line = uncomment(line)
+		if !utf8.ValidString(line) {
+			return fail("not UTF-8 text")
+		}
 		if strings.HasSuffix(line, `\`) && !strings.HasSuffix(line, `\\`) {
 			if longAt == 0 {
 				longAt = n
@@ -195,6 +198,10 @@ func uncomment(line string) string {
 
 // include reads what one include names: a file, a folder or a glob.
 func (r *confReader) include(name string, optional bool, from confLine) error {
+	if r.depth++; r.depth > maxConfInclude {
+		return &Error{File: from.file, Line: from.line, Text: fmt.Sprintf("more than %d files include each other", maxConfInclude)}
+	}
+	defer func() { r.depth-- }()
 	if len(name) > 1 && (name[0] == '"' || name[0] == '\'') && name[len(name)-1] == name[0] {
 		name = name[1 : len(name)-1]
 	}

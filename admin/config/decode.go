@@ -84,9 +84,9 @@ func (d *decoder) value(n ast.Node, v reflect.Value, key string) {
 	if d.full {
 		return
 	}
-	if tk := n.GetToken(); tk != nil && tk.Position != nil && d.aliased == 0 {
+	if p := positionOf(n); p != nil && d.aliased == 0 {
 		if _, ok := d.places[key]; !ok {
-			d.places[key] = place{tk.Position.Line, tk.Position.Column, len(d.paths)}
+			d.places[key] = place{p.Line, p.Column, len(d.paths)}
 			d.paths = append(d.paths, key)
 		}
 	}

@@ -4,7 +4,6 @@
 //	f, err := config.Load("/etc/lunar/lunar.yaml", config.Options{})
 //	have := service.Document()
 //	want := f.Over(&have)           // the file is the truth about what it names
-//	fmt.Print(spec.RenderDiff(spec.Diff(&have, &want)))
 //	steps, err := service.Apply(ctx, want, admin.ApplyOptions{})
 //
 // # YAML

@@ -1,8 +1,12 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // An Error is one mistake in a file, and where it is.
@@ -30,7 +34,23 @@ func (e *Error) Error() string {
 		if b.Len() > 0 {
 			b.WriteString(": ")
 		}
-		b.WriteString(s)
+		b.WriteString(oneLine(s))
+	}
+	return b.String()
+}
+
+// oneLine keeps what a file has in it from breaking, or colouring, the line of a message.
+func oneLine(s string) string {
+	if strings.IndexFunc(s, unicode.IsControl) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		} else {
+			b.WriteRune(r)
+		}
 	}
 	return b.String()
 }
@@ -64,5 +84,28 @@ func (l Errors) err() error {
 	if len(l) == 0 {
 		return nil
 	}
+	l.sort()
 	return l
+}
+
+// sort puts the list in the order of the lines of each file, and the files in the order in which they come first.
+func (l Errors) sort() {
+	file := map[string]int{}
+	for _, e := range l {
+		if _, ok := file[e.File]; !ok {
+			file[e.File] = len(file)
+		}
+	}
+	slices.SortStableFunc(l, func(a, b *Error) int {
+		return cmp.Or(cmp.Compare(file[a.File], file[b.File]), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+}
+
+// lines has a line for each.
+func (l Errors) lines() (out []string) {
+	l.sort()
+	for _, e := range l {
+		out = append(out, e.Error())
+	}
+	return out
 }

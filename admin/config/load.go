@@ -104,6 +104,7 @@ func Load(path string, o Options) (*File, error) {
 // A loader gathers what a file and its includes say.
 type loader struct {
 	o     Options
+	alone bool // reads no other file: for tests
 	errs  Errors
 	fserr error
 	out   File
@@ -272,6 +273,8 @@ func (l *loader) secret(path string, d *decoder, key string, a *account, private
 		return a.Secret
 	case a.SecretFile == "":
 		l.errorAt(path, d, key, "it has no secret; add secret or secret-file")
+	case l.alone:
+		return "a secret from elsewhere"
 	default:
 		name := a.SecretFile
 		if !filepath.IsAbs(name) {
@@ -391,7 +394,7 @@ func (l *loader) check(f *File) {
 			if a := t.Access[j].Address; a != "" {
 				if err := spec.CheckAddress(a); err != nil {
 					p, _ := l.placeOf(fmt.Sprintf("targets[%d].access[%d].address", i, j))
-					f.Warnings = append(f.Warnings, fmt.Sprintf("%v: target %s: the rule matches nobody: %v", p, t.Name, err))
+					f.Warnings = append(f.Warnings, oneLine(fmt.Sprintf("%v: target %s: the rule matches nobody: %v", p, t.Name, err)))
 				}
 			}
 		}

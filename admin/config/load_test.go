@@ -251,13 +251,10 @@ func TestRoundTrip(t *testing.T) {
 		}
 		got := f.Document
 		if !reflect.DeepEqual(normal(got), normal(want)) {
-			t.Fatalf("document %d:\n%s\nis read as\n%+v\nwas\n%+v\n%s", i, text, got, want, spec.RenderDiff(spec.Diff(&want, &got)))
+			t.Fatalf("document %d:\n%s\nis read as\n%+v\nwas\n%+v", i, text, got, want)
 		}
 		if f.Has != System|Portals|Accounts|Discovery|Targets {
 			t.Fatalf("document %d: not every section is there: %b", i, f.Has)
-		}
-		if d := spec.Diff(&want, &got); len(d) != 0 {
-			t.Fatalf("document %d differs from itself:\n%s", i, spec.RenderDiff(d))
 		}
 		hidden, err := Marshal(&want, false)
 		if err != nil {

@@ -83,10 +83,26 @@ func syntaxError(file string, err error) *Error {
 
 func errorAt(file string, n ast.Node, key, format string, args ...any) *Error {
 	e := &Error{File: file, Key: key, Text: fmt.Sprintf(format, args...)}
-	if tk := n.GetToken(); tk != nil && tk.Position != nil {
-		e.Line, e.Column = tk.Position.Line, tk.Position.Column
+	if p := positionOf(n); p != nil {
+		e.Line, e.Column = p.Line, p.Column
 	}
 	return e
+}
+
+// positionOf is where a value begins; nil: not known. Of a mapping the library has the place of its first colon.
+func positionOf(n ast.Node) *token.Position {
+	switch x := n.(type) {
+	case *ast.MappingNode:
+		if !x.IsFlowStyle && len(x.Values) > 0 {
+			n = x.Values[0].Key
+		}
+	case *ast.MappingValueNode:
+		n = x.Key
+	}
+	if tk := n.GetToken(); tk != nil {
+		return tk.Position
+	}
+	return nil
 }
 
 // A level is a mapping or sequence that is open.

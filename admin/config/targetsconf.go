@@ -39,15 +39,6 @@ func LoadTargetsConf(path string, o TargetsConfOptions) (*File, error) {
 	return r.document(o)
 }
 
-// parseTargetsConf is LoadTargetsConf of a text.
-func parseTargetsConf(file, text string, o TargetsConfOptions) (*File, error) {
-	r := &confReader{o: o.Options, seen: map[string]bool{file: true}, left: o.maxFile(), private: true}
-	if err := r.text(file, text); err != nil {
-		return nil, err
-	}
-	return r.document(o)
-}
-
 func (r *confReader) document(o TargetsConfOptions) (*File, error) {
 	root, err := parseConf(r.lines, r.warnf)
 	if err != nil {
@@ -65,7 +56,7 @@ func (r *confReader) document(o TargetsConfOptions) (*File, error) {
 	if len(c.errs) == 0 {
 		c.check()
 	}
-	c.f.Warnings = r.warnings
+	c.f.Warnings = r.warnings.lines()
 	if err := c.errs.err(); err != nil {
 		return nil, err
 	}

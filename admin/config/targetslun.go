@@ -124,7 +124,9 @@ func (c *confDocument) lunNumber(v confValue) (int, bool) {
 func (c *confDocument) lun(number uint16, s *confStore, b *confBlock, t *spec.Target) (l spec.LUN, ok bool) {
 	failed := len(c.errs)
 	for _, key := range slices.Sorted(maps.Keys(s.block.values)) {
-		if key != "block-size" && !isLUNKey(key) {
+		if _, err := s.block.all(key); err != nil {
+			c.fail(err)
+		} else if key != "block-size" && !isLUNKey(key) {
 			c.warn(s.block.values[key][0].at, "tgt-admin takes no notice of %s in a store's block, and neither does lunar", key)
 		}
 	}

@@ -82,3 +82,15 @@ func BenchmarkRead4K(b *testing.B) {
 		done--
 	}
 }
+
+// How long the loop's lock is held to tell of infoHold sessions, of two LUNs.
+func BenchmarkInfo(b *testing.B) {
+	r := newRig(b, Config{}, "")
+	for i := range infoHold {
+		r.login(byte(i))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		r.tg.Info()
+	}
+}

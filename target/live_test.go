@@ -440,3 +440,52 @@ func TestMaskedSessionsAreCounted(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 }
+
+// Of many sessions each is told once, in order, while they come and go; the loop is never held for all of them.
+func TestManySessionsAreTold(t *testing.T) {
+	r := newRig(t, Config{}, "")
+	const n = 3*infoHold + 1
+	for i := range n {
+		o := r.options(byte(i))
+		o.ISID[4] = byte(i >> 8)
+		s, err := initiator.Login(r.ctx(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+	}
+	list := r.tg.Info().Sessions
+	if len(list) != n {
+		t.Fatalf("%d sessions, want %d", len(list), n)
+	}
+	for i, s := range list {
+		if s.TSIH != uint16(i+1) {
+			t.Fatalf("session %d is %d", i, s.TSIH)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := n; i > infoHold; i-- {
+			if err := r.tg.CloseSession(uint16(i)); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for ended := false; !ended; {
+		select {
+		case <-done:
+			ended = true
+		default:
+		}
+		list := r.tg.Sessions()
+		for i, s := range list {
+			if s.TSIH != uint16(i+1) || len(s.Conns) != 1 {
+				t.Fatalf("session %d is %d, with %d connections", i, s.TSIH, len(s.Conns))
+			}
+		}
+		if len(list) < infoHold || ended && len(list) != infoHold {
+			t.Fatalf("%d sessions", len(list))
+		}
+	}
+}

@@ -257,6 +257,21 @@ func TestNotify(t *testing.T) {
 	want(LoggedIn, "")
 	s.Close()
 	want(SessionEnded, "closed")
+	// A connection that takes another's place is no new session, and does not end one.
+	old := r.rawLogin(4)
+	was := want(LoggedIn, "")
+	c := r.dial(4)
+	c.TSIH, c.CmdSN = old.TSIH, old.CmdSN
+	if got := r.step(c, true, pdu.SecurityNegotiation, pdu.FullFeaturePhase, rawNames); got.Status() != pdu.LoginSuccess {
+		t.Fatalf("%04Xh", uint16(got.Status()))
+	}
+	if e := want(Reconnected, ""); e.TSIH != was.TSIH || e.Peer == was.Peer {
+		t.Fatalf("%+v after %+v", e, was)
+	}
+	if err := r.tg.CloseSession(was.TSIH); err != nil {
+		t.Fatal(err)
+	}
+	want(SessionEnded, "admin")
 	r.login(3)
 	want(LoggedIn, "")
 	if err := r.tg.Remove(r.ctx(), true); err != nil {

@@ -21,7 +21,7 @@ type sess struct {
 	alias string // InitiatorAlias, or empty
 	from  netip.AddrPort
 	since time.Time
-	seq   uint64 // of the target's sessions
+	seq   uint64 // of the target's sessions; it does not change
 	flaps flapGuard
 	timer evloop.Timer
 	armed int64                 // when the timer fires, while it is set

@@ -71,12 +71,16 @@ func Update(l *spec.LUN, key, value string, known func(scheme string) bool) erro
 const maxExponent = 15
 
 // modePage reads PAGE:SUBPAGE:LENGTH:BYTE:…, where bytes may be missing. What lunar has of the pages takes effect; each page is kept
-// as it was given, once.
+// once, whole.
 func modePage(l *spec.LUN, value string) error {
 	p := readPage(value)
-	if int64(len(p.data)) > p.length {
+	switch {
+	case p.page > maxPage || p.sub > maxSubpage || p.length > math.MaxUint8:
+		return fmt.Errorf("mode page %q: pages are 0 to %d, subpages 0 to %d, lengths 0 to 255", value, maxPage, maxSubpage)
+	case int64(len(p.data)) > p.length:
 		return fmt.Errorf("mode page %02Xh: %d bytes are given and its length is %d", p.page, len(p.data), p.length)
 	}
+	p.data = append(p.data, make([]int64, p.length-int64(len(p.data)))...) // what is not given is 0
 	// A slice of its own: the LUN that l is a copy of keeps what it has.
 	pages := make([]string, 0, len(l.ModePages)+1)
 	for _, have := range l.ModePages {
@@ -84,7 +88,7 @@ func modePage(l *spec.LUN, value string) error {
 			pages = append(pages, have)
 		}
 	}
-	l.ModePages = append(pages, value)
+	l.ModePages = append(pages, p.text())
 	if len(p.data) == 0 || p.sub != 0 {
 		return nil
 	}
@@ -101,6 +105,22 @@ func modePage(l *spec.LUN, value string) error {
 type page struct {
 	page, sub, length int64
 	data              []int64
+}
+
+// The highest that are no way to ask for all of them (SPC-4 §6.13).
+const (
+	maxPage    = 0x3e
+	maxSubpage = 0xfe
+)
+
+// text is the page as it is kept.
+func (p *page) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d:%d:%d", p.page, p.sub, p.length)
+	for _, d := range p.data {
+		fmt.Fprintf(&b, ":%d", d&0xff)
+	}
+	return b.String()
 }
 
 func readPage(value string) page {

@@ -94,8 +94,12 @@ func TestUpdate(t *testing.T) {
 		{"optimal_xfer_len", "64", func(l *spec.LUN) { l.OptimalLength = 64 }},
 		{"lbppbe", "3", func(l *spec.LUN) { l.PhysicalBlock = 4096 }},
 		{"thin_provisioning", "1", func(l *spec.LUN) { *l.Thin = true }},
-		{"mode_page", "8:0:18:0x10:0", func(l *spec.LUN) { l.ModePages, l.WriteCache = []string{"8:0:18:0x10:0"}, new(bool) }},
-		{"mode_page", "10:0:10:4", func(l *spec.LUN) { l.ModePages, l.DescriptorSense = []string{"10:0:10:4"}, true }},
+		{"mode_page", "8:0:18:0x10:0", func(l *spec.LUN) {
+			l.ModePages, l.WriteCache = []string{"8:0:18:16" + strings.Repeat(":0", 17)}, new(bool)
+		}},
+		{"mode_page", "10:0:10:4", func(l *spec.LUN) {
+			l.ModePages, l.DescriptorSense = []string{"10:0:10:4" + strings.Repeat(":0", 9)}, true
+		}},
 	} {
 		got, want := base.Clone(), base.Clone()
 		c.want(&want)
@@ -109,7 +113,7 @@ func TestUpdate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if want := []string{"10:0:1:9", "0x8:0:1:4"}; !reflect.DeepEqual(l.ModePages, want) {
+	if want := []string{"10:0:1:9", "8:0:1:4"}; !reflect.DeepEqual(l.ModePages, want) {
 		t.Errorf("mode pages %v, want %v: a page is there once", l.ModePages, want)
 	}
 	for _, bad := range [][2]string{{"nosuch", "1"}, {"path", "/e"}, {"mode_page", "8:0:1:1:2"}, {"path", ""}} {

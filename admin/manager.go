@@ -95,7 +95,7 @@ func New(cfg Config) (*Manager, error) {
 func (m *Manager) Server() *target.Server { return m.srv }
 
 // Serve lets initiators in.
-func (m *Manager) Serve() { m.srv.Serve() }
+func (m *Manager) Serve() error { return m.srv.Serve() }
 
 // Close ends everything at once, as target.Server.Close does. The state that saves is its maker's to close, afterwards.
 func (m *Manager) Close() error {

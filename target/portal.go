@@ -1,7 +1,6 @@
 package target
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -113,7 +112,8 @@ type portal struct {
 	addr      netip.AddrPort
 	group     uint16
 	advertise string
-	ln        net.Listener
+	bound     *binding
+	ln        net.Listener  // nil before it listens; guarded by Server.mu until then
 	done      chan struct{} // closed when accept has ended; nil before it began; guarded by Server.mu
 }
 
@@ -155,25 +155,20 @@ func (s *Server) Listen(portal string) (netip.AddrPort, error) {
 	return s.ListenPortal(p)
 }
 
-// ListenPortal binds a portal, which ClosePortal closes, and returns its address. Initiators are served from Serve on; on a server that serves
-// already, at once.
+// ListenPortal binds a portal, which ClosePortal closes, and returns its address. It listens from Serve on, so that whoever comes before all
+// is there is refused and tries again; on a server that serves already, at once.
 func (s *Server) ListenPortal(cfg Portal) (netip.AddrPort, error) {
 	if err := cfg.check(); err != nil {
 		return netip.AddrPort{}, err
 	}
-	network := "tcp4"
-	if cfg.Addr.Addr().Is6() {
-		network = "tcp6" // [::] is then of IPv6 alone (IPV6_V6ONLY)
-	}
-	var lc net.ListenConfig
-	ln, err := lc.Listen(context.Background(), network, cfg.Addr.String())
+	b, err := bind(cfg.Addr)
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("portal %v: %w", cfg.Addr, err)
 	}
-	p := &portal{s: s, ln: ln, asked: cfg, addr: addrPort(ln.Addr()), group: cfg.Group, advertise: cfg.Advertise}
+	p := &portal{s: s, bound: b, asked: cfg, addr: b.addr, group: cfg.Group, advertise: cfg.Advertise}
 	t, err := s.addPortal(p)
 	if err != nil {
-		ln.Close()
+		b.close()
 		return netip.AddrPort{}, err
 	}
 	t.syncPorts()
@@ -187,32 +182,45 @@ func (s *Server) addPortal(p *portal) (*table, error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
+	if s.serving {
+		if err := p.open(); err != nil {
+			return nil, err
+		}
+	}
 	s.portals = append(s.portals, p)
 	t := *s.table.Load()
 	t.portals = append(slices.Clip(t.portals), p)
 	s.table.Store(&t)
-	if s.serving {
-		p.open()
-	}
 	return &t, nil
 }
 
-// Serve lets initiators in on every portal: call it when the targets are there. It does not block.
-func (s *Server) Serve() {
+// Serve lets initiators in on every portal: call it when the targets are there. It does not block. An error names a portal that another
+// program has begun to listen on since it was bound; the others are served then.
+func (s *Server) Serve() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.serving || s.closed {
-		return
+	if s.closed {
+		return ErrClosed
+	}
+	if s.serving {
+		return nil
 	}
 	s.serving = true
+	var errs []error
 	for _, p := range s.portals {
-		p.open()
+		errs = append(errs, p.open())
 	}
+	return errors.Join(errs...)
 }
 
-func (p *portal) open() {
-	p.done = make(chan struct{})
+func (p *portal) open() error {
+	ln, err := p.bound.listen()
+	if err != nil {
+		return fmt.Errorf("portal %v: %w", p.addr, err)
+	}
+	p.ln, p.done = ln, make(chan struct{})
 	go p.accept()
+	return nil
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
@@ -275,8 +283,9 @@ func (p *portal) host(g *loginGate, nc net.Conn, from netip.AddrPort, serve func
 }
 
 func (p *portal) close() {
-	p.ln.Close()
-	if p.done != nil {
+	p.bound.close()
+	if p.ln != nil {
+		p.ln.Close()
 		<-p.done
 	}
 }

@@ -60,7 +60,9 @@ func newRig(t testing.TB, cfg Config, rules string) *rig {
 	if r.addr, err = s.Listen("127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	s.Serve()
+	if err := s.Serve(); err != nil {
+		t.Fatal(err)
+	}
 	return r
 }
 

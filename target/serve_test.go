@@ -354,7 +354,9 @@ func ExampleServer() {
 	if _, err := srv.Listen("127.0.0.1:0"); err != nil {
 		panic(err)
 	}
-	srv.Serve()
+	if err := srv.Serve(); err != nil {
+		panic(err)
+	}
 	// until it is time to end: srv.Drain(ctx)
 	fmt.Println(t.Name())
 	// Output: iqn.2026-11.io.lunar:example

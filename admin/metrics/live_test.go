@@ -74,7 +74,9 @@ func serve(t testing.TB, targets int) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts.Serve()
+	if err := ts.Serve(); err != nil {
+		t.Fatal(err)
+	}
 	s.addr = addr.String()
 	return s
 }

@@ -118,7 +118,9 @@ func ours(t *testing.T, size int64) counted {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Serve()
+	if err := s.Serve(); err != nil {
+		t.Fatal(err)
+	}
 	return counted{addr.String(), func() string {
 		state := admin.TargetState{Spec: spec.Target{TID: 1, Name: statTarget}, Live: tg.Info()}
 		return sessionStats(&state, &state.Live.Sessions[0])

@@ -130,7 +130,9 @@ func (o *options) manage(ctx context.Context, portals *portals, exports []export
 		}
 		defer end()
 	}
-	m.Serve()
+	if err := m.Serve(); err != nil {
+		return err
+	}
 	log.Info("serving", "portals", texts(bound), "exports", len(exports))
 	if o.hints && len(exports) != 0 {
 		printHints(os.Stdout, bound[0], exports)
@@ -145,8 +147,8 @@ func (o *options) manage(ctx context.Context, portals *portals, exports []export
 	return nil
 }
 
-// load makes what is served. The portals of the command line are bound first, so that a start that cannot succeed makes nothing, and take
-// connections when all is there; those that were saved, or are in a file, are bound last.
+// load makes what is served. The portals of the command line are bound first, so that a start that cannot succeed makes nothing; those that were
+// saved, or are in a file, last. None listens before all is there.
 func (o *options) load(ctx context.Context, m *admin.Manager, portals *portals, doc spec.Document) ([]netip.AddrPort, error) {
 	ctx = admin.WithCaller(ctx, admin.Caller{Face: admin.FaceStart, UID: -1})
 	if !portals.optional {

@@ -68,7 +68,9 @@ func newField(t *testing.T, cfg target.Config) *field {
 	if f.addr, err = f.s.Listen("127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	f.s.Serve()
+	if err := f.s.Serve(); err != nil {
+		t.Fatal(err)
+	}
 	for i := range 2 {
 		if len(cfg.Auth.Incoming) != 0 {
 			break // our initiator has no CHAP

@@ -47,7 +47,9 @@ func server(t *testing.T, sizes ...int64) (*core.Server, *core.Target, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Serve()
+	if err := s.Serve(); err != nil {
+		t.Fatal(err)
+	}
 	return s, tg, addr.String()
 }
 

@@ -80,6 +80,7 @@ func TestTwoDaemons(t *testing.T) {
 // Where tgtd dies, lunard says that the request will not do, and goes on.
 func TestWhereTgtdDies(t *testing.T) {
 	each(t, func(p *plant) {
+		p.apart = true
 		if p.daemon == tgtd {
 			return // it would end
 		}

@@ -146,6 +146,29 @@ func TestUnitSequence(t *testing.T) {
 	}
 }
 
+// A daemon that was killed is started again and set up again, as Restart=on-failure has it: what the file says is there once, its
+// discovery user among it, at which tgt-admin stops when it finds it bound already.
+func TestUnitRestart(t *testing.T) {
+	asRoot(t)
+	eachOn(t, nil, "", func(p *plant) {
+		p.file("unit.img", 1<<20)
+		p.text("targets.conf", "incomingdiscoveryuser disco discopass1234\n"+strings.ReplaceAll(strings.ReplaceAll(unitConf, "DIR", p.dir), "PARAM", "incominguser u secretsecret12"))
+		for range 3 {
+			p.start("--iscsi", "portal=127.0.0.1:0")
+			p.findPortal("0")
+			for _, l := range directives(debianUnit, "ExecStartPost") {
+				program, rest, _ := strings.Cut(l, " ")
+				p.do(filepath.Base(program) + " " + strings.ReplaceAll(rest, "/etc/tgt/targets.conf", p.dir+"/targets.conf"))
+			}
+			p.do("tgtadm --mode target --op show")
+			p.do("tgtadm --mode system --op show")
+			p.do("tgtadm --mode account --op show")
+			p.login(initiator.Options{TargetName: "iqn.2026-01.com.example:unit", CHAP: &initiator.CHAP{Name: "u", Secret: []byte("secretsecret12")}})
+			p.kill()
+		}
+	})
+}
+
 // debianUnit are the commands of Debian 12's tgt.service.
 const debianUnit = `
 ExecStart=/usr/sbin/tgtd -f

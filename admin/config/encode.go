@@ -15,30 +15,35 @@ import (
 // Marshal writes a document as a file that Load reads as the same document. Without secrets, each is written as a word that Load refuses, so
 // that nobody applies a listing and loses them. Text that is not UTF-8 cannot be written.
 func Marshal(d *spec.Document, secrets bool) ([]byte, error) {
-	f := file{System: d.System, Portals: d.Portals, Discovery: d.Discovery, Targets: d.Targets}
+	f := File{Document: *d, Has: System | Portals | Accounts | Discovery | Targets}
+	return f.Marshal(secrets)
+}
+
+// Marshal writes a file anew: the sections that it has, and whether it keeps what it does not name.
+func (f *File) Marshal(secrets bool) ([]byte, error) {
+	d := &f.Document
+	w := file{Keep: f.Keep&Targets != 0, System: d.System, Portals: d.Portals, Discovery: d.Discovery, Targets: d.Targets}
 	for _, a := range d.Accounts {
 		if !secrets {
 			a.Secret = hiddenSecret
 		}
-		f.Accounts = append(f.Accounts, account{Name: a.Name, Secret: a.Secret})
+		w.Accounts = append(w.Accounts, account{Name: a.Name, Secret: a.Secret})
 	}
 	var e encoder
-	v := reflect.ValueOf(f)
+	if w.Keep {
+		e.line(0, "keep: true")
+	}
+	v := reflect.ValueOf(w)
 	for _, fl := range fieldsOf(v.Type()) {
-		switch x := v.FieldByIndex(fl.index); fl.key {
-		case "include", "keep":
-		case "portals", "accounts", "targets":
+		x := v.FieldByIndex(fl.index)
+		switch {
+		case f.Has&sections[fl.key] == 0:
+		case x.Kind() == reflect.Slice && x.Len() == 0:
 			// A list that is empty is said: who applies the file means that nothing is to be there.
-			if x.Len() == 0 {
-				e.line(0, fl.key+": []")
-				continue
-			}
-			e.field(0, fl.key, x)
+			e.line(0, fl.key+": []")
+		case isZero(x):
+			e.line(0, fl.key+": {}")
 		default:
-			if x.IsZero() {
-				e.line(0, fl.key+": {}")
-				continue
-			}
 			e.field(0, fl.key, x)
 		}
 	}

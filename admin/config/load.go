@@ -29,6 +29,9 @@ const (
 	Targets
 )
 
+// sections are the sections by their keys.
+var sections = map[string]Section{"system": System, "portals": Portals, "accounts": Accounts, "discovery": Discovery, "targets": Targets}
+
 // A File is what a configuration file says.
 type File struct {
 	Document spec.Document // TID 0 and no Identity: as it is, or as the service chooses

@@ -49,18 +49,11 @@ func uses(auth spec.Auth, name string) bool {
 	return auth.Outgoing == name || slices.Contains(auth.Incoming, name)
 }
 
-// checkAuth says whether a target may be bound to what auth names. What is saved may not need what is of this run only: after the next
-// start nobody would be asked for a password.
-func (m *Manager) checkAuth(e *entry, auth spec.Auth, acc *accounts) error {
+// checkAuth says whether a target may be bound to what auth names.
+func checkAuth(e *entry, auth spec.Auth, acc *accounts) error {
 	for _, name := range append(slices.Clone(auth.Incoming), auth.Outgoing) {
-		if name == "" {
-			continue
-		}
-		if !acc.known(name) {
+		if name != "" && !acc.known(name) {
 			return Errorf(NoAccount, "target %s: there is no account %q", e.name, name)
-		}
-		if m.cfg.State != nil && acc.passing[name] && !e.passing {
-			return &Error{Code: Invalid, Text: "target " + e.name + ": account " + name + " is of this run only (--auth), and the target is saved", Hint: "add an account that is saved, too"}
 		}
 	}
 	return nil
@@ -68,15 +61,7 @@ func (m *Manager) checkAuth(e *entry, auth spec.Auth, acc *accounts) error {
 
 // encodeAccounts writes down what of acc is saved.
 func (m *Manager) encodeAccounts(acc *accounts) ([]byte, error) {
-	s := savedAccounts{Discovery: acc.discovery, Bound: map[int]spec.Auth{}}
-	for name := range acc.passing {
-		s.Discovery = without(s.Discovery, name)
-	}
-	for _, a := range acc.list {
-		if !acc.passing[a.Name] {
-			s.Accounts = append(s.Accounts, a)
-		}
-	}
+	s := savedAccounts{Accounts: acc.list, Discovery: acc.discovery, Bound: map[int]spec.Auth{}}
 	m.mu.RLock()
 	for tid, auth := range acc.bound {
 		if e := m.byTID[tid]; e != nil && !e.passing {
@@ -102,7 +87,7 @@ func (m *Manager) changeAccounts(ctx context.Context, d *deed, work func(acc *ac
 	}
 	defer m.accountsTurn.give()
 	old := m.accountsNow()
-	next := accounts{list: slices.Clone(old.list), discovery: old.discovery, bound: maps.Clone(old.bound), passing: maps.Clone(old.passing)}
+	next := accounts{list: slices.Clone(old.list), discovery: old.discovery, bound: maps.Clone(old.bound)}
 	if err := work(&next); err != nil {
 		return invalid(err)
 	}
@@ -128,7 +113,7 @@ func (m *Manager) changeAccounts(ctx context.Context, d *deed, work func(acc *ac
 	m.accounts = next
 	var touched []*entry
 	for tid, e := range m.byTID {
-		if e.spec != nil && !reflect.DeepEqual(old.live(old.bound[tid]), next.live(next.bound[tid])) {
+		if e.spec != nil && !reflect.DeepEqual(m.liveAuth(old.bound[tid], &old), m.liveAuth(next.bound[tid], &next)) {
 			touched = append(touched, e)
 		}
 	}
@@ -136,16 +121,12 @@ func (m *Manager) changeAccounts(ctx context.Context, d *deed, work func(acc *ac
 	for _, e := range touched {
 		m.apply(e)
 	}
-	m.srv.SetDiscovery(*next.live(next.discovery))
+	m.srv.SetDiscovery(*m.liveAuth(next.discovery, &next))
 	return nil
 }
 
 // AddAccount is Service's.
 func (m *Manager) AddAccount(ctx context.Context, a spec.Account) error {
-	return m.addAccount(ctx, a, false)
-}
-
-func (m *Manager) addAccount(ctx context.Context, a spec.Account, passing bool) error {
 	d := &deed{op: "account add", kind: AccountAdded, lun: -1, what: a.Name}
 	return m.changeAccounts(ctx, d, func(acc *accounts) error {
 		if err := a.CheckAccount(); err != nil {
@@ -158,12 +139,7 @@ func (m *Manager) addAccount(ctx context.Context, a spec.Account, passing bool) 
 			return Errorf(TooMany, "account %q: there are %d accounts, the most that are allowed", a.Name, len(acc.list))
 		}
 		m.weak(a)
-		if acc.list = append(acc.list, a); passing {
-			if acc.passing == nil {
-				acc.passing = map[string]bool{}
-			}
-			acc.passing[a.Name] = true
-		}
+		acc.list = append(acc.list, a)
 		return nil
 	})
 }
@@ -203,7 +179,6 @@ func (m *Manager) RemoveAccount(ctx context.Context, name string) error {
 			return Errorf(NoAccount, "there is no account %q", name)
 		}
 		acc.list = slices.Delete(acc.list, i, i+1)
-		delete(acc.passing, name)
 		acc.discovery = without(acc.discovery, name)
 		for tid, auth := range acc.bound {
 			if uses(auth, name) {

@@ -43,7 +43,7 @@ func eventOf(e target.Event) Event {
 func (m *Manager) liveConfig(t *spec.Target, acc *accounts) target.TargetConfig {
 	_, iscsi, _ := spec.NormalizeName(t.Name)
 	c := target.TargetConfig{Alias: t.Alias, AnyName: !iscsi, NoController: t.NoController, PortalGroups: t.PortalGroups, Offline: t.Offline,
-		Access: liveAccess(t), Auth: acc.live(t.Auth),
+		Access: liveAccess(t), Auth: m.liveAuth(t.Auth, acc),
 		Redirect: target.Redirect{Address: t.Redirect.Address, Port: uint16(t.Redirect.Port), Permanent: t.Redirect.Permanent}}
 	for _, mp := range t.LUNMaps {
 		mask := target.Mask{Initiator: mp.Initiator}
@@ -131,15 +131,14 @@ func (m *Manager) setParams(c *target.TargetConfig, set map[string]string) {
 	c.Params = &p
 }
 
-// live is the Auth with its secrets. A name without an account cannot come in: it has no secret.
-func (a *accounts) live(s spec.Auth) *login.Auth {
-	out := &login.Auth{}
+// liveAuth is the Auth with its secrets. A name without an account cannot come in: it has no secret. Where none comes in, the accounts that the
+// server was made with do, if there are any: who asked for passwords for everything is not to be let down by what names no account.
+func (m *Manager) liveAuth(s spec.Auth, a *accounts) *login.Auth {
+	out, std := &login.Auth{}, m.cfg.Target.Auth
 	find := func(name string) login.Account {
 		acc := login.Account{Name: name}
-		for i := range a.list {
-			if a.list[i].Name == name {
-				acc.Secret = []byte(a.list[i].Secret)
-			}
+		if i := a.find(name); i >= 0 {
+			acc.Secret = []byte(a.list[i].Secret)
 		}
 		return acc
 	}
@@ -149,6 +148,12 @@ func (a *accounts) live(s spec.Auth) *login.Auth {
 	if s.Outgoing != "" {
 		acc := find(s.Outgoing)
 		out.Outgoing = &acc
+	}
+	if len(out.Incoming) == 0 {
+		out.Incoming = std.Incoming
+		if out.Outgoing == nil {
+			out.Outgoing = std.Outgoing
+		}
 	}
 	return out
 }

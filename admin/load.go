@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -26,7 +27,7 @@ func (m *Manager) Load(ctx context.Context) error {
 	m.mu.Lock()
 	m.accounts = acc
 	m.mu.Unlock()
-	m.srv.SetDiscovery(*acc.live(acc.discovery))
+	m.srv.SetDiscovery(*m.liveAuth(acc.discovery, &acc))
 	m.setSystem(doc.System)
 	loops := loopsOf(doc.Targets)
 	made := map[int]*entry{}
@@ -49,6 +50,20 @@ func (m *Manager) Load(ctx context.Context) error {
 	return nil
 }
 
+// keepPortal makes a portal of the command line one that is saved, since it is.
+func (m *Manager) keepPortal(p spec.Portal) {
+	addr, err := p.CheckPortal()
+	list := slices.Clone(m.portalsNow())
+	for i, o := range list {
+		if err == nil && o.state.Bound == addr {
+			kept := *o
+			kept.passing = false
+			list[i] = &kept
+		}
+	}
+	m.setPortals(list)
+}
+
 // LoadPortals binds the portals that were saved. One that cannot be bound fails it.
 func (m *Manager) LoadPortals() error {
 	if m.cfg.State == nil {
@@ -61,7 +76,8 @@ func (m *Manager) LoadPortals() error {
 	for _, p := range doc.Portals {
 		n, err := m.bind(p, false)
 		if CodeOf(err) == PortalExists && err != nil {
-			continue // the command line has named it, too
+			m.keepPortal(p) // the command line has named it, too
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("a portal that was saved in %s cannot be opened: %w", m.cfg.State.File(), err)
@@ -71,25 +87,11 @@ func (m *Manager) LoadPortals() error {
 	return nil
 }
 
-// Passing adds what is of this run only and not saved: what the command line names. Portals come first, so that a start that cannot succeed
-// makes nothing; discovery authenticates with doc's accounts besides what is set.
+// Passing adds doc's targets as of this run only and not saved: what the command line names. Each must have a TID of its own, which says
+// only which is which: they get the next free ones.
 func (m *Manager) Passing(ctx context.Context, doc spec.Document) error {
 	if err := doc.Check(); err != nil {
 		return invalid(err)
-	}
-	for _, a := range doc.Accounts {
-		if err := m.addAccount(ctx, a, true); err != nil {
-			return err
-		}
-	}
-	if err := m.EditDiscovery(ctx, func(a *spec.Auth) error {
-		a.Incoming = append(a.Incoming, doc.Discovery.Incoming...)
-		if doc.Discovery.Outgoing != "" {
-			a.Outgoing = doc.Discovery.Outgoing
-		}
-		return nil
-	}); err != nil {
-		return err
 	}
 	loops := loopsOf(doc.Targets)
 	made := map[int]*entry{}
@@ -222,17 +224,22 @@ func (m *Manager) retryVolumes() {
 			return
 		case <-tick.C:
 		}
-		m.mu.RLock()
-		var list []*disk
-		for _, e := range m.byTID {
-			for lun := range e.faults {
-				list = append(list, &disk{e: e, lun: lun})
-			}
+		m.retryAll()
+	}
+}
+
+// retryAll tries each once.
+func (m *Manager) retryAll() {
+	m.mu.RLock()
+	var list []*disk
+	for _, e := range m.byTID {
+		for lun := range e.faults {
+			list = append(list, &disk{e: e, lun: lun})
 		}
-		m.mu.RUnlock()
-		for _, d := range list {
-			m.retryVolume(d)
-		}
+	}
+	m.mu.RUnlock()
+	for _, d := range list {
+		m.retryVolume(d)
 	}
 }
 

@@ -47,7 +47,6 @@ type accounts struct {
 	list      []spec.Account
 	discovery spec.Auth
 	bound     map[int]spec.Auth // by TID
-	passing   map[string]bool   // names of accounts that are of this run only
 }
 
 // An entry is one target.

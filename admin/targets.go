@@ -111,7 +111,7 @@ func (m *Manager) make(ctx context.Context, e *entry, t *spec.Target, loading bo
 		defer m.accountsTurn.give()
 	}
 	acc := m.accountsNow()
-	if err := m.checkAuth(e, t.Auth, &acc); err != nil {
+	if err := checkAuth(e, t.Auth, &acc); err != nil {
 		return err
 	}
 	if err := m.checkLive(t, &acc); err != nil {
@@ -225,7 +225,7 @@ func (m *Manager) EditTarget(ctx context.Context, ref Ref, edit func(*spec.Targe
 	acc := m.accountsNow()
 	var bound *accounts
 	if binds {
-		if err := m.checkAuth(e, next.Auth, &acc); err != nil {
+		if err := checkAuth(e, next.Auth, &acc); err != nil {
 			return err
 		}
 		n := acc.with(e.tid, next.Auth)

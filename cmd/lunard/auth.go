@@ -11,8 +11,9 @@ import (
 )
 
 // readAuth reads a file of CHAP accounts: lines "in NAME SECRET" and at most one "out NAME SECRET"; blank lines and those that
-// begin with # do not count. A file that others may read is refused, and one that gives both directions one secret.
-func readAuth(path string) (login.Auth, error) {
+// begin with # do not count. A file that others may read is refused, and one that gives both directions one secret. warn is told
+// of secrets that are short.
+func readAuth(path string, warn func(msg string, kv ...any)) (login.Auth, error) {
 	var a login.Auth
 	f, err := os.Open(path)
 	if err != nil {
@@ -52,13 +53,16 @@ func readAuth(path string) (login.Auth, error) {
 		return login.Auth{}, fmt.Errorf("--auth %s: no \"in\" account, so nobody would be asked for a password", path)
 	}
 	for _, acc := range a.Incoming {
-		if a.Outgoing != nil && acc.Name == a.Outgoing.Name && !bytes.Equal(acc.Secret, a.Outgoing.Secret) {
-			return login.Auth{}, fmt.Errorf("--auth %s: \"in %s\" and \"out %s\" are one account with two secrets; give each a name of its own", path, acc.Name, acc.Name)
-		}
 		if a.Outgoing != nil && bytes.Equal(acc.Secret, a.Outgoing.Secret) {
 			// RFC 7143 §9.2.1: one secret for both directions proves nothing, and every login would be refused.
 			return login.Auth{}, fmt.Errorf("--auth %s: \"in %s\" and \"out %s\" have the same secret; give each its own", path, acc.Name, a.Outgoing.Name)
 		}
+		if len(acc.Secret) < shortSecret {
+			warn("the CHAP secret of an account is short: it can be guessed from what is heard on the network, and Windows takes no less than 12 characters", "account", acc.Name)
+		}
 	}
 	return a, nil
 }
+
+// shortSecret is in bytes the least that RFC 7143 §9.2.1 wants a secret to have without IPsec.
+const shortSecret = 12

@@ -82,19 +82,10 @@ func parseExport(arg string) (export, error) {
 	return e, err
 }
 
-// document says what the exports are in the words of configuration: targets that everybody may use who knows one of the accounts.
-func document(exports []export, groups map[string][]uint16, auth login.Auth) (spec.Document, error) {
+// document says what the exports are in the words of configuration: targets that everybody may use who knows one of --auth's accounts,
+// which are the server's own for whatever names none.
+func document(exports []export, groups map[string][]uint16) (spec.Document, error) {
 	var d spec.Document
-	for _, a := range auth.Incoming {
-		d.Accounts = append(d.Accounts, spec.Account{Name: a.Name, Secret: string(a.Secret)})
-		d.Discovery.Incoming = append(d.Discovery.Incoming, a.Name)
-	}
-	if o := auth.Outgoing; o != nil {
-		if !slices.Contains(d.Discovery.Incoming, o.Name) {
-			d.Accounts = append(d.Accounts, spec.Account{Name: o.Name, Secret: string(o.Secret)})
-		}
-		d.Discovery.Outgoing = o.Name
-	}
 	for i := range exports {
 		e := &exports[i]
 		l, err := e.disk()
@@ -104,7 +95,7 @@ func document(exports []export, groups map[string][]uint16, auth login.Auth) (sp
 		at := slices.IndexFunc(d.Targets, func(t spec.Target) bool { return t.Name == e.target })
 		if at < 0 {
 			at = len(d.Targets)
-			d.Targets = append(d.Targets, spec.Target{TID: at + 1, Name: e.target, Access: []spec.Rule{{Address: "ALL"}}, Auth: d.Discovery, PortalGroups: groups[e.target]})
+			d.Targets = append(d.Targets, spec.Target{TID: at + 1, Name: e.target, Access: []spec.Rule{{Address: "ALL"}}, PortalGroups: groups[e.target]})
 		}
 		t := &d.Targets[at]
 		t.LUNs = append(t.LUNs, l)

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/admin"
-	"github.com/lunar-iscsi/lunar/session/login"
 )
 
 // Targets that have a volume in common share a loop, whichever of their LUNs it is and in whichever order they are named.
@@ -29,7 +28,7 @@ func TestSharedVolumes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			doc, err := document(exports, nil, login.Auth{})
+			doc, err := document(exports, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

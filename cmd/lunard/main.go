@@ -48,6 +48,7 @@ type options struct {
 	exports  []string
 	auth     string
 	logLevel string
+	recover  string // --recover-state
 	trace    []string
 	hints    bool
 	metrics  string
@@ -83,6 +84,9 @@ Options that every disk takes:
 A portal is an address to listen on. 0.0.0.0 and [::] stand for every address of IPv4 and of IPv6; discovery then tells
 an initiator the one that it came in on, or what advertise= says. Portals with one group= are one target port, others
 are ports of their own, which is what multipath wants; --bind keeps a target to some of the groups.
+
+With --state-dir the daemon serves what was set when it last ran, besides what the command line names; then there need be no
+--export. The default portals are for where no other portal is given or kept.
 
 SIGINT or SIGTERM asks the initiators to log out, waits for --drain-timeout and ends; a second one ends at once.`
 
@@ -120,8 +124,9 @@ func (o *options) command() *cobra.Command {
 	f.StringArrayVar(&o.portals, "portal", nil, "`ADDR:PORT[,group=N][,advertise=HOST:PORT]` to listen on, IPv6 in brackets; repeatable (default 0.0.0.0:3260 and [::]:3260)")
 	f.StringArrayVar(&o.exports, "export", nil, "`IQN[/LUN]=URI` to serve; repeatable")
 	f.StringArrayVar(&o.bind, "bind", nil, "`IQN=N[,N…]`: only these portal groups lead to the target; repeatable (default: all do)")
-	f.StringVar(&o.auth, "auth", "", "`FILE` of CHAP accounts, mode 0600: lines \"in NAME SECRET\" (who may log in) and \"out NAME SECRET\" (who we are, for mutual CHAP)")
-	f.StringVar(&o.cfg.StateDir, "state-dir", "", "`DIR` that keeps persistent reservations for the next start; without it they end with the daemon")
+	f.StringVar(&o.auth, "auth", "", "`FILE` of CHAP accounts, mode 0600: lines \"in NAME SECRET\" (who may log in) and \"out NAME SECRET\" (who we are, for mutual CHAP); for discovery and every target that names no account of its own")
+	f.StringVar(&o.cfg.StateDir, "state-dir", "", "`DIR` that keeps what is set while the daemon runs, and persistent reservations, for the next start; what the command line names is of this run only and not kept")
+	f.StringVar(&o.recover, "recover-state", "", "`WAY` out of a damaged state file, which is kept under another name: salvage (what is ahead of the damage), previous (the older file beside it) or discard (nothing)")
 	f.StringVar(&o.logLevel, "log-level", o.logLevel, "what to log: debug, info, warn or error")
 	f.StringSliceVar(&o.trace, "trace", nil, "log every `KIND` of event: pdu, scsi, io (comma separated; slow)")
 	f.StringVar(&o.metrics, "metrics", "", "`ADDR:PORT` to serve metrics for Prometheus on, at /metrics; anyone who can connect may read them")

@@ -49,7 +49,7 @@ func (o *options) run(ctx context.Context) error {
 	if err := o.configure(log); err != nil {
 		return err
 	}
-	doc, err := document(exports, portals.groups, o.cfg.Auth)
+	doc, err := document(exports, portals.groups)
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func (o *options) configure(log *asyncLog) error {
 		return usageError{err}
 	}
 	if o.auth != "" {
-		auth, err := readAuth(o.auth)
+		auth, err := readAuth(o.auth, log.Warn)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,12 @@
 package main
 
-import "github.com/lunar-iscsi/lunar/admin"
+import (
+	"fmt"
+	"time"
+
+	"github.com/lunar-iscsi/lunar/admin"
+	"github.com/lunar-iscsi/lunar/admin/journal"
+)
 
 // saved is where what is set is kept for the next start; both may be nil.
 type saved struct {
@@ -16,4 +22,22 @@ func (s *saved) close() error {
 }
 
 // openState opens what --state-dir keeps.
-func (o *options) openState(*asyncLog) (*saved, error) { return &saved{}, nil }
+func (o *options) openState(log *asyncLog) (*saved, error) {
+	way, err := journal.ParseRecovery(o.recover)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--recover-state: %w", err)}
+	}
+	dir := o.cfg.StateDir
+	if dir == "" {
+		return &saved{}, nil
+	}
+	fs, err := journal.Dir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("--state-dir: %w", err)
+	}
+	j, err := journal.Open(fs, journal.Options{Log: log.Warn, Recover: way, Stamp: time.Now().UTC().Format("20060102T150405Z")})
+	if err != nil {
+		return nil, fmt.Errorf("--state-dir %s: %w", dir, err)
+	}
+	return &saved{j, j.Close}, nil
+}

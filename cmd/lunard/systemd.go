@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -19,8 +20,8 @@ type systemd struct {
 	done chan struct{}
 }
 
-// newSystemd begins to tell that the daemon lives, if the unit asks for it (WatchdogSec=): twice in each interval, and only after a look at every
-// loop. One that hangs with its lock held keeps the word from being given.
+// newSystemd begins to tell that the daemon lives, if the unit asks for it (WatchdogSec=): twice in each interval, and only when
+// every loop has turned.
 func newSystemd(m *admin.Manager, log *asyncLog) *systemd {
 	s := &systemd{log: log, quit: make(chan struct{}), done: make(chan struct{})}
 	every, err := daemon.SdWatchdogEnabled(false)
@@ -43,10 +44,20 @@ func (s *systemd) watchdog(m *admin.Manager, every time.Duration) {
 		case <-s.quit:
 			return
 		case <-tick.C:
-			m.System() // waits for each loop in turn
-			s.tell(daemon.SdNotifyWatchdog)
+			s.alive(m, every)
 		}
 	}
+}
+
+// alive tells that the daemon lives, if every loop turns: one that does not has initiators that wait for ever.
+func (s *systemd) alive(m *admin.Manager, within time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	if err := m.Server().Turning(ctx); err != nil {
+		s.log.Warn("no sign of life for the service manager", "error", err)
+		return
+	}
+	s.tell(daemon.SdNotifyWatchdog)
 }
 
 func (s *systemd) tell(state string) {

@@ -104,7 +104,7 @@ func TestReservationsSurviveKill(t *testing.T) {
 	d.Kill(t)
 
 	// A damaged state is refused, and lunard says which file.
-	files, err := filepath.Glob(filepath.Join(state, "*"))
+	files, err := filepath.Glob(filepath.Join(state, "pr-*"))
 	if err != nil || len(files) != 1 {
 		t.Fatal("state:", files, err)
 	}

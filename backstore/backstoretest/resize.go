@@ -83,7 +83,7 @@ func (s *suite) adopt(ctx context.Context, t *testing.T, h *Harness) {
 	if err := z.AdoptSize(ctx, size); err != nil || h.Store.Info().Size != size {
 		t.Errorf("adopting the present size: %v, and Info says %d", err, h.Store.Info().Size)
 	}
-	if err := z.AdoptSize(ctx, 2 * size); err == nil && h.Store.Info().Size != size {
+	if err := z.AdoptSize(ctx, 2*size); err == nil && h.Store.Info().Size != size {
 		t.Errorf("a size was adopted that the volume does not have")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,18 +45,25 @@ func TestGrow(t *testing.T) {
 					h := openURI(t, s.start().uri(""), loop)
 					const old = 1 << 20
 					h.must(write(old-4096, fill(4096, 'a')))
-					stop, ended := make(chan struct{}), make(chan int)
+					stop, n := make(chan struct{}), 0
+					var writer sync.WaitGroup
+					finish := sync.OnceFunc(func() {
+						close(stop)
+						writer.Wait()
+					})
+					defer finish()
+					writer.Add(1)
 					go func() {
-						n := 0
+						defer writer.Done()
 						for ; ; n++ {
 							select {
 							case <-stop:
-								ended <- n
 								return
 							default:
 							}
 							if err := h.do(write(int64(n%64)*4096, fill(4096, byte(n)))); err != nil {
 								t.Error("a write while the volume grows:", err)
+								return
 							}
 						}
 					}()
@@ -69,8 +77,7 @@ func TestGrow(t *testing.T) {
 							t.Fatal("what was written at the new end is not there")
 						}
 					}
-					close(stop)
-					n := <-ended
+					finish()
 					r := read(old-4096, 4096)
 					if h.must(r); !bytes.Equal(r.Buf, fill(4096, 'a')) {
 						t.Error("what was written before is not there")

@@ -46,6 +46,7 @@ type options struct {
 	portals  []string
 	bind     []string
 	exports  []string
+	file     configFile
 	auth     string
 	logLevel string
 	recover  string // --recover-state
@@ -123,6 +124,7 @@ func (o *options) command() *cobra.Command {
 	f.SortFlags = false
 	f.StringArrayVar(&o.portals, "portal", nil, "`ADDR:PORT[,group=N][,advertise=HOST:PORT]` to listen on, IPv6 in brackets; repeatable (default 0.0.0.0:3260 and [::]:3260)")
 	f.StringArrayVar(&o.exports, "export", nil, "`IQN[/LUN]=URI` to serve; repeatable")
+	o.file.flags(f)
 	f.StringArrayVar(&o.bind, "bind", nil, "`IQN=N[,N…]`: only these portal groups lead to the target; repeatable (default: all do)")
 	f.StringVar(&o.auth, "auth", "", "`FILE` of CHAP accounts, mode 0600: lines \"in NAME SECRET\" (who may log in) and \"out NAME SECRET\" (who we are, for mutual CHAP); for discovery and every target that names no account of its own")
 	f.StringVar(&o.cfg.StateDir, "state-dir", "", "`DIR` that keeps what is set while the daemon runs, and persistent reservations, for the next start; what the command line names is of this run only and not kept")

@@ -35,7 +35,10 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	if o.empty() {
-		return usageError{errors.New("nothing to serve: give --export IQN[/LUN]=URI, or --state-dir DIR and a way in for administrators; see lunard --help")}
+		return usageError{errors.New("nothing to serve: give --export IQN[/LUN]=URI, --config FILE, or --state-dir DIR and a way in for administrators; see lunard --help")}
+	}
+	if err := o.file.check(); err != nil {
+		return err
 	}
 	portals, err := parsePortals(o.portals, o.bind, exports)
 	if err != nil {
@@ -53,12 +56,16 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.setProcs(len(doc.Targets))
+	o.file.named(doc, &portals)
+	if err := o.file.read(log); err != nil {
+		return err
+	}
+	o.setProcs(len(doc.Targets) + o.file.size())
 	return o.manage(ctx, &portals, exports, doc, log)
 }
 
 // empty reports whether nothing would ever be served.
-func (o *options) empty() bool { return len(o.exports) == 0 && o.cfg.StateDir == "" }
+func (o *options) empty() bool { return len(o.exports) == 0 && o.cfg.StateDir == "" && !o.file.given() }
 
 func (o *options) setProcs(targets int) {
 	if o.procs > 0 {
@@ -165,6 +172,9 @@ func (o *options) load(ctx context.Context, m *admin.Manager, portals *portals, 
 	if err := m.LoadPortals(); err != nil {
 		return nil, err
 	}
+	if err := o.file.apply(ctx, m); err != nil {
+		return nil, err
+	}
 	if len(m.Portals()) == 0 {
 		if _, err := m.PassingPortals(ctx, portals.list, true); err != nil {
 			return nil, err
@@ -205,9 +215,4 @@ func (o *options) drainAll(m *admin.Manager, log *asyncLog) {
 	if err := s.Drain(ctx); err != nil && !errors.Is(err, target.ErrClosed) {
 		log.Warn("not every session logged out", "error", err)
 	}
-}
-
-// reload reads the files again that say what is served.
-func (o *options) reload(_ context.Context, _ *admin.Manager, log *asyncLog) {
-	log.Warn("asked to reload, but no file says what is served: nothing changes")
 }

@@ -84,6 +84,25 @@ func (d *Daemon) PID() int { return d.cmd.Process.Pid }
 // Log is what the daemon has written so far, standard output and error in one.
 func (d *Daemon) Log() string { return d.log.String() }
 
+// WaitLog waits until the daemon has written text behind the first from bytes of its log, and returns what follows these.
+func (d *Daemon) WaitLog(t testing.TB, from int, text string) string {
+	t.Helper()
+	limit := time.After(readyTimeout)
+	for {
+		log, more := d.log.next()
+		if log = log[from:]; strings.Contains(log, text) {
+			return log
+		}
+		select {
+		case <-more:
+		case <-d.done:
+			t.Fatalf("lunard ended and has not logged %q", text)
+		case <-limit:
+			t.Fatalf("lunard has not logged %q", text)
+		}
+	}
+}
+
 // Stop asks the daemon to drain and end (SIGTERM); the test fails unless it ends in time with status 0.
 func (d *Daemon) Stop(t testing.TB) {
 	t.Helper()
@@ -169,16 +188,19 @@ type log struct {
 	served chan string // gets the first portal's address, once
 
 	mu   sync.Mutex
-	b    bytes.Buffer // guarded by mu
-	told bool         // guarded by mu
+	b    bytes.Buffer  // guarded by mu
+	told bool          // guarded by mu
+	more chan struct{} // guarded by mu; closed when more is written
 }
 
-func newLog() *log { return &log{served: make(chan string, 1)} }
+func newLog() *log { return &log{served: make(chan string, 1), more: make(chan struct{})} }
 
 func (l *log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.b.Write(p)
+	close(l.more)
+	l.more = make(chan struct{})
 	if !l.told {
 		// Whole lines only: an address may come in two parts.
 		text := l.b.Bytes()
@@ -188,6 +210,13 @@ func (l *log) Write(p []byte) (int, error) {
 		}
 	}
 	return len(p), nil
+}
+
+// next returns what is written, and what is closed when there is more.
+func (l *log) next() (string, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String(), l.more
 }
 
 func (l *log) String() string {

@@ -42,7 +42,7 @@ func eventOf(e target.Event) Event {
 // liveConfig says in the server's words what t is.
 func (m *Manager) liveConfig(t *spec.Target, acc *accounts) target.TargetConfig {
 	_, iscsi, _ := spec.NormalizeName(t.Name)
-	c := target.TargetConfig{Alias: t.Alias, AnyName: !iscsi, NoController: t.NoController, PortalGroups: t.PortalGroups, Offline: t.Offline,
+	c := target.TargetConfig{Alias: t.Alias, AnyName: !iscsi, NoController: t.NoController, TgtNaming: t.TgtNaming, TID: t.TID, PortalGroups: t.PortalGroups, Offline: t.Offline,
 		Access: liveAccess(t), Auth: m.liveAuth(t.Auth, acc),
 		Redirect: target.Redirect{Address: t.Redirect.Address, Port: uint16(t.Redirect.Port), Permanent: t.Redirect.Permanent}}
 	for _, mp := range t.LUNMaps {

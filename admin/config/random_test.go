@@ -64,7 +64,7 @@ func randomDocument(r *rand.Rand) spec.Document {
 	}
 	d.Discovery = auth()
 	for i := range r.IntN(4) {
-		t := spec.Target{TID: i + 1, Name: fmt.Sprintf("iqn.2026-11.io.lunar:%d", i), Offline: yes(), ExactNames: yes(), NopInterval: number(99), NopCount: number(9), NoController: yes(), Auth: auth()}
+		t := spec.Target{TID: i + 1, Name: fmt.Sprintf("iqn.2026-11.io.lunar:%d", i), Offline: yes(), ExactNames: yes(), TgtNaming: yes(), NopInterval: number(99), NopCount: number(9), NoController: yes(), Auth: auth()}
 		maybe(func() { t.Alias = text(99) })
 		for range r.IntN(4) {
 			rule := spec.Rule{Address: []string{"ALL", "192.0.2.0/24", "[2001:db8::]/32", "", text(40)}[r.IntN(5)], NoReset: yes(), ReadOnly: yes()}

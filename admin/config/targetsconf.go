@@ -195,7 +195,7 @@ func (c *confDocument) targets(root *confBlock) {
 	tids := map[int]string{}
 	for _, name := range slices.Sorted(maps.Keys(g.named)) {
 		b := g.named[name]
-		t := spec.Target{Name: name, ExactNames: true}
+		t := spec.Target{Name: name, ExactNames: true, TgtNaming: true}
 		if strings.IndexFunc(name, func(r rune) bool { return !tgtNameChar(r) }) >= 0 {
 			c.fail(&Error{File: b.at.file, Line: b.at.line, Text: fmt.Sprintf("target name %q: letters, digits, ':', '.' and '-' may be in it", name)})
 			continue

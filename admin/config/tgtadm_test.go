@@ -113,7 +113,7 @@ func (r *tgtadmRun) command(args []string) error {
 		if err != nil {
 			return err
 		}
-		r.doc.Targets = append(r.doc.Targets, spec.Target{TID: tid, Name: opt["targetname"], ExactNames: true})
+		r.doc.Targets = append(r.doc.Targets, spec.Target{TID: tid, Name: opt["targetname"], ExactNames: true, TgtNaming: true})
 	case "target update", "target bind":
 		t, err := r.target(opt)
 		if err != nil {

@@ -219,5 +219,6 @@ var targetFields = map[string]func(t *spec.Target, to spec.Target){
 	"nop_count":     func(t *spec.Target, to spec.Target) { t.NopCount = to.NopCount },
 	"redirect":      func(t *spec.Target, to spec.Target) { t.Redirect = to.Redirect },
 	"portal_groups": func(t *spec.Target, to spec.Target) { t.PortalGroups = slices.Clone(to.PortalGroups) },
+	"tgt_naming":    func(t *spec.Target, to spec.Target) { t.TgtNaming = to.TgtNaming },
 	"no_controller": func(t *spec.Target, to spec.Target) { t.NoController = to.NoController },
 }

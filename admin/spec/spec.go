@@ -68,8 +68,10 @@ type Target struct {
 	NopCount     int      `json:"nop_count,omitempty" yaml:"nop-count,omitempty"`
 	Redirect     Redirect `json:"redirect" yaml:"redirect,omitempty"`
 	PortalGroups []uint16 `json:"portal_groups,omitempty" yaml:"portal-groups,omitempty"` // none: all
-	NoController bool     `json:"no_controller,omitempty" yaml:"no-controller,omitempty"` // LUN 0 is free for a disk and absent without one
-	LUNs         []LUN    `json:"luns,omitempty" yaml:"luns,omitempty"`                   // ascending; the controller is not among them
+	// TgtNaming gives the controller at LUN 0 the names that tgtd gives it.
+	TgtNaming    bool  `json:"tgt_naming,omitempty" yaml:"tgt-naming,omitempty"`
+	NoController bool  `json:"no_controller,omitempty" yaml:"no-controller,omitempty"` // LUN 0 is free for a disk and absent without one
+	LUNs         []LUN `json:"luns,omitempty" yaml:"luns,omitempty"`                   // ascending; the controller is not among them
 }
 
 // A Rule admits initiators. It wants everything that it names; one that names nothing is a mistake.

@@ -61,7 +61,7 @@ func (c *call) newTarget(ctx context.Context) error {
 		return refuse(ErrInvalidRequest, "target ID %d: want 1 or more", c.TID)
 	}
 	sys := c.svc.System().Spec
-	t, err := c.svc.AddTarget(ctx, spec.Target{TID: int(c.TID), Name: name, ExactNames: true, NopInterval: sys.NopInterval, NopCount: sys.NopCount})
+	t, err := c.svc.AddTarget(ctx, spec.Target{TID: int(c.TID), Name: name, ExactNames: true, TgtNaming: true, NopInterval: sys.NopInterval, NopCount: sys.NopCount})
 	if err != nil {
 		return err
 	}

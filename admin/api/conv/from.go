@@ -76,7 +76,7 @@ func fromAuth(a spec.Auth) *api.Auth {
 // FromTarget makes a message.
 func FromTarget(t *spec.Target) *api.Target {
 	m := &api.Target{
-		Tid: number(t.TID), Name: text(t.Name), Alias: text(t.Alias), Offline: t.Offline, ExactNames: t.ExactNames,
+		Tid: number(t.TID), Name: text(t.Name), Alias: text(t.Alias), Offline: t.Offline, ExactNames: t.ExactNames, TgtNaming: t.TgtNaming,
 		Access: FromRules(t.Access), Auth: fromAuth(t.Auth), LunMaps: FromLUNMaps(t.LUNMaps),
 		NopInterval: number(t.NopInterval), NopCount: number(t.NopCount), NoController: t.NoController,
 	}

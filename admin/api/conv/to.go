@@ -175,7 +175,7 @@ func ToTarget(m *api.Target) (spec.Target, error) {
 func (r *reader) target(field string, m *api.Target) spec.Target {
 	t := spec.Target{
 		TID: r.natural(field+".tid", m.GetTid()), Name: r.line(field+".name", m.GetName()), Alias: r.line(field+".alias", m.GetAlias()),
-		Offline: m.GetOffline(), ExactNames: m.GetExactNames(), Auth: r.auth(field+".auth", m.GetAuth()),
+		Offline: m.GetOffline(), ExactNames: m.GetExactNames(), TgtNaming: m.GetTgtNaming(), Auth: r.auth(field+".auth", m.GetAuth()),
 		NopInterval: r.natural(field+".nop_interval", m.GetNopInterval()), NopCount: r.natural(field+".nop_count", m.GetNopCount()),
 		NoController: m.GetNoController(),
 	}

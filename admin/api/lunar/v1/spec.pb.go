@@ -545,7 +545,9 @@ type Target struct {
 	// LUN 0 is free for a disk, and absent without one.
 	NoController bool `protobuf:"varint,14,opt,name=no_controller,json=noController,proto3" json:"no_controller,omitempty"`
 	// The disks, ascending; the controller at LUN 0 is not among them.
-	Luns          []*Lun `protobuf:"bytes,15,rep,name=luns,proto3" json:"luns,omitempty"`
+	Luns []*Lun `protobuf:"bytes,15,rep,name=luns,proto3" json:"luns,omitempty"`
+	// The controller at LUN 0 has the names that tgtd gives it.
+	TgtNaming     bool `protobuf:"varint,16,opt,name=tgt_naming,json=tgtNaming,proto3" json:"tgt_naming,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -683,6 +685,13 @@ func (x *Target) GetLuns() []*Lun {
 		return x.Luns
 	}
 	return nil
+}
+
+func (x *Target) GetTgtNaming() bool {
+	if x != nil {
+		return x.TgtNaming
+	}
+	return false
 }
 
 // A Rule admits initiators. It wants everything that it names; one that names nothing is a mistake.
@@ -1328,7 +1337,7 @@ const file_lunar_v1_spec_proto_rawDesc = "" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\">\n" +
 	"\x04Auth\x12\x1a\n" +
 	"\bincoming\x18\x01 \x03(\tR\bincoming\x12\x1a\n" +
-	"\boutgoing\x18\x02 \x01(\tR\boutgoing\"\xc6\x04\n" +
+	"\boutgoing\x18\x02 \x01(\tR\boutgoing\"\xe5\x04\n" +
 	"\x06Target\x12\x10\n" +
 	"\x03tid\x18\x01 \x01(\x05R\x03tid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1346,7 +1355,9 @@ const file_lunar_v1_spec_proto_rawDesc = "" +
 	"\bredirect\x18\f \x01(\v2\x12.lunar.v1.RedirectR\bredirect\x12#\n" +
 	"\rportal_groups\x18\r \x03(\rR\fportalGroups\x12#\n" +
 	"\rno_controller\x18\x0e \x01(\bR\fnoController\x12!\n" +
-	"\x04luns\x18\x0f \x03(\v2\r.lunar.v1.LunR\x04luns\x1a9\n" +
+	"\x04luns\x18\x0f \x03(\v2\r.lunar.v1.LunR\x04luns\x12\x1d\n" +
+	"\n" +
+	"tgt_naming\x18\x10 \x01(\bR\ttgtNaming\x1a9\n" +
 	"\vParamsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"v\n" +

@@ -361,7 +361,8 @@ type UpdateTargetRequest struct {
 	Target *TargetRef `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	// The new values of the fields that update_mask names; all others are left alone.
 	To *Target `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	// Fields of Target: alias, offline, access, exact_names, auth, lun_maps, params, nop_interval, nop_count, redirect, portal_groups, no_controller.
+	// Fields of Target: alias, offline, access, exact_names, auth, lun_maps, params, nop_interval, nop_count, redirect, portal_groups, no_controller,
+	// tgt_naming.
 	// A field that it names and that is empty in "to" is cleared.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Sets these keys of Target.params, and leaves the others.

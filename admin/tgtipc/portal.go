@@ -227,3 +227,9 @@ func (c *call) deleteAny(ctx context.Context, addrs []netip.AddrPort) error {
 	}
 	return last
 }
+
+// Number reads a number of tgt's command lines, of base 10, or 8 or 16 by its beginning; what follows it does not count.
+func Number(s string) (n int64, ok bool) {
+	n, _, ok = tgtvolume.Number(s)
+	return n, ok
+}

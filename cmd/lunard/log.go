@@ -2,7 +2,7 @@ package main
 
 import (
 	"fmt"
-	"os"
+	"io"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,17 +18,19 @@ const logLines = 1024
 type asyncLog struct {
 	l       *logrus.Logger
 	level   logrus.Level // what it was begun with
+	out     io.Writer
 	lines   chan []byte
 	done    chan struct{}
 	dropped atomic.Uint64
 }
 
-func newLog(level string) (*asyncLog, error) {
+// newLog begins a log that goes to out.
+func newLog(level string, out io.Writer) (*asyncLog, error) {
 	lv, err := logrus.ParseLevel(level)
 	if err != nil || lv > logrus.DebugLevel || lv < logrus.ErrorLevel {
 		return nil, fmt.Errorf("--log-level %s: want debug, info, warn or error", level)
 	}
-	a := &asyncLog{l: logrus.New(), level: lv, lines: make(chan []byte, logLines), done: make(chan struct{})}
+	a := &asyncLog{l: logrus.New(), level: lv, out: out, lines: make(chan []byte, logLines), done: make(chan struct{})}
 	a.l.SetOutput(a)
 	a.l.SetLevel(lv)
 	a.l.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true, TimestampFormat: "2006-01-02T15:04:05.000Z07:00"})
@@ -50,15 +52,15 @@ func (a *asyncLog) write() {
 	defer close(a.done)
 	for line := range a.lines {
 		if n := a.dropped.Swap(0); n != 0 {
-			fmt.Fprintf(os.Stderr, "lunard: %d log lines were dropped\n", n)
+			fmt.Fprintf(a.out, "lunard: %d log lines were dropped\n", n)
 		}
-		_, _ = os.Stderr.Write(line) // there is nowhere left to say that it failed
+		_, _ = a.out.Write(line) // there is nowhere left to say that it failed
 	}
 }
 
 // close writes what waits. Nothing may be logged afterwards.
 func (a *asyncLog) close() {
-	a.l.SetOutput(os.Stderr)
+	a.l.SetOutput(a.out)
 	close(a.lines)
 	<-a.done
 }

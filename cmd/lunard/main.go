@@ -27,6 +27,9 @@ const (
 type usageError struct{ error }
 
 func main() {
+	if isTgtd(os.Args[0]) {
+		os.Exit(tgtdMain(os.Args[1:]))
+	}
 	o := defaults()
 	cmd := o.command()
 	err := cmd.ExecuteContext(context.Background())
@@ -60,6 +63,9 @@ type options struct {
 	io       func(line string) // of --trace io; nil: off
 	data     time.Duration
 	nop      struct{ interval, timeout time.Duration }
+	tgt      tgtOptions
+	syslog   bool         // the log goes to the system's
+	ready    func() error // is called when initiators are let in; nil: nobody is
 }
 
 func defaults() *options {
@@ -89,7 +95,9 @@ are ports of their own, which is what multipath wants; --bind keeps a target to 
 With --state-dir the daemon serves what was set when it last ran, besides what the command line names; then there need be no
 --export. The default portals are for where no other portal is given or kept.
 
-SIGINT or SIGTERM asks the initiators to log out, waits for --drain-timeout and ends; a second one ends at once.`
+SIGINT or SIGTERM asks the initiators to log out, waits for --drain-timeout and ends; a second one ends at once.
+
+Called tgtd it has tgtd's flags and lets tgt's tools in: see docs/tgt.md.`
 
 const examples = `  # a 1 GiB sparse file, made on the first start, for initiators on this machine
   lunard --portal 127.0.0.1:3260 --export 'iqn.2026-11.io.lunar:disk=file:///srv/disk.img?size=1G'
@@ -132,6 +140,7 @@ func (o *options) command() *cobra.Command {
 	f.StringVar(&o.logLevel, "log-level", o.logLevel, "what to log: debug, info, warn or error")
 	f.StringSliceVar(&o.trace, "trace", nil, "log every `KIND` of event: pdu, scsi, io (comma separated; slow)")
 	f.StringVar(&o.metrics, "metrics", "", "`ADDR:PORT` to serve metrics for Prometheus on, at /metrics; anyone who can connect may read them")
+	o.tgtFlags(f)
 	f.BoolVar(&o.hints, "hints", false, "print how to attach the disks once they are served")
 
 	c, l := &o.cfg, &o.cfg.Limit

@@ -25,6 +25,7 @@ type face struct {
 func (o *options) faces() []face {
 	return []face{
 		{o.metrics != "", o.startMetrics},
+		{o.tgtOn(), o.startTgt},
 	}
 }
 
@@ -44,7 +45,7 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	log, err := newLog(o.logLevel)
+	log, err := newLog(o.logLevel, o.logTo())
 	if err != nil {
 		return usageError{err}
 	}
@@ -65,7 +66,9 @@ func (o *options) run(ctx context.Context) error {
 }
 
 // empty reports whether nothing would ever be served.
-func (o *options) empty() bool { return len(o.exports) == 0 && o.cfg.StateDir == "" && !o.file.given() }
+func (o *options) empty() bool {
+	return len(o.exports) == 0 && o.cfg.StateDir == "" && !o.file.given() && !o.tgtOn()
+}
 
 func (o *options) setProcs(targets int) {
 	if o.procs > 0 {
@@ -147,6 +150,11 @@ func (o *options) manage(ctx context.Context, portals *portals, exports []export
 	sd := newSystemd(m, log)
 	defer sd.stop()
 	sd.ready()
+	if o.ready != nil {
+		if err := o.ready(); err != nil {
+			return err
+		}
+	}
 	o.wait(ctx, m, sd, ask, log)
 	stop() // a second signal ends the process
 	sd.stopping()

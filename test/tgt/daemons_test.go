@@ -1,4 +1,4 @@
 package tgt
 
 // daemons are those that the suite runs with.
-var daemons = [...]string{tgtd}
+var daemons = [...]string{tgtd, lunard}

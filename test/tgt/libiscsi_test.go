@@ -84,6 +84,7 @@ func TestWhereTgtdDies(t *testing.T) {
 		if p.daemon == tgtd {
 			return // it would end
 		}
+		p.apart = true
 		p.refuse("tgtadm --mode account --op delete", "invalid request")
 		p.do("tgtadm --mode target --op new --tid 1 -T iqn.x")
 		for _, user := range []string{"a", "b"} {

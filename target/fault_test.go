@@ -83,6 +83,7 @@ func TestPanics(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			r.write(other, 0, block('b', 8)) // once at least, however soon the other is done
 			for i := 0; r.s.Panics() == 0 && i < 10000; i++ {
 				r.write(other, 0, block('b', 8))
 			}

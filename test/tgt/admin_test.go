@@ -14,7 +14,6 @@ import (
 // configuration names.
 func adminPlants(t *testing.T, f func(p *plant)) {
 	t.Helper()
-	asRoot(t)
 	eachOn(t, []string{"-C", "8", "--iscsi", "portal=127.0.0.1:0,nop_interval=10,nop_count=3"}, "8", func(p *plant) {
 		for _, name := range []string{"disk4.img", "disk5.img", "disk6.img"} {
 			p.file(name, 64<<20)

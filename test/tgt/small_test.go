@@ -2,22 +2,12 @@ package tgt
 
 import (
 	"fmt"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/session/initiator"
-	"github.com/lunar-iscsi/lunar/test/deps"
 )
-
-// asRoot: tgt-admin asks to be run as root.
-func asRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		deps.Skip(t, "tgt-admin runs as root only")
-	}
-}
 
 // waitEnd waits until the daemon has closed a session's connection.
 func waitEnd(p *plant, s *initiator.Session) {

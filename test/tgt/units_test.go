@@ -91,7 +91,6 @@ default-driver iscsi
 // The unit's lines in systemd's order, without systemd: start, reload with a changed file, stop with an initiator there. Debian's
 // own unit, too, which has to do for whoever only puts lunard where tgtd was.
 func TestUnitSequence(t *testing.T) {
-	asRoot(t)
 	prefix := installed(t)
 	_, text := unit(t, prefix, "tgt.service")
 	units := map[string]string{"ours": text, "Debian's": debianUnit}
@@ -149,7 +148,6 @@ func TestUnitSequence(t *testing.T) {
 // A daemon that was killed is started again and set up again, as Restart=on-failure has it: what the file says is there once, its
 // discovery user among it, at which tgt-admin stops when it finds it bound already.
 func TestUnitRestart(t *testing.T) {
-	asRoot(t)
 	eachOn(t, nil, "", func(p *plant) {
 		p.file("unit.img", 1<<20)
 		p.text("targets.conf", "incomingdiscoveryuser disco discopass1234\n"+strings.ReplaceAll(strings.ReplaceAll(unitConf, "DIR", p.dir), "PARAM", "incominguser u secretsecret12"))

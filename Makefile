@@ -35,7 +35,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test e2e mutate race fuzz soak bench bench-scale bench-admin lint generate clean install install-tgt uninstall-tgt check-go check-format test-deps
+.PHONY: help build run test e2e mutate race fuzz soak bench bench-scale bench-admin lint generate man clean install install-tgt uninstall-tgt check-go check-format test-deps
 
 help: ## this list
 	@echo 'lunar, an iSCSI target server. Targets:'
@@ -91,9 +91,20 @@ unit = sed -e 's|@bindir@|$(PREFIX)/bin|g' -e 's|@sbindir@|$(PREFIX)/sbin|g' -e 
 	scripts/systemd/$(1) >'$(2)/$(1)' && chmod 0644 '$(2)/$(1)'
 unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/system
 
-install: build ## install lunard, lunarctl and lunard.service below DESTDIR and PREFIX (/usr/local)
-	install -d '$(DESTDIR)$(PREFIX)/bin' '$(unitdir)'
+man: build ## manual pages of lunarctl, and its completions for bash, zsh and fish, into bin/manual/
+	rm -rf '$(BIN)/manual'
+	'$(BIN)/lunarctl' manual '$(BIN)/manual'
+
+share = $(DESTDIR)$(PREFIX)/share
+
+install: build man ## install lunard, lunarctl with its manual, and lunard.service below DESTDIR and PREFIX (/usr/local)
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(unitdir)' '$(share)/man/man1' '$(share)/bash-completion/completions' \
+		'$(share)/zsh/site-functions' '$(share)/fish/vendor_completions.d'
 	install -m 0755 '$(BIN)/lunard' '$(BIN)/lunarctl' '$(DESTDIR)$(PREFIX)/bin/'
+	install -m 0644 '$(BIN)'/manual/man1/*.1 '$(share)/man/man1/'
+	install -m 0644 '$(BIN)/manual/completions/lunarctl' '$(share)/bash-completion/completions/'
+	install -m 0644 '$(BIN)/manual/completions/_lunarctl' '$(share)/zsh/site-functions/'
+	install -m 0644 '$(BIN)/manual/completions/lunarctl.fish' '$(share)/fish/vendor_completions.d/'
 	$(call unit,lunard.service,$(unitdir))
 
 install-tgt: build ## install lunard as tgtd, our tgtadm and tgt.service, to take tgt's place (docs/tgt.md)

@@ -28,7 +28,7 @@ type DiskConfig struct {
 	LogicalBlock  int // bytes, a power of two from 512 to 64 KiB; 512
 	PhysicalBlock int // bytes, a power of two, LogicalBlock or more; the larger of 4096, LogicalBlock and the store's
 	ReadOnly      bool
-	Removable     bool // a disk that is made without a medium is
+	Removable     bool // a disk without a store is, whatever this says
 
 	// Thin false makes the disk fully provisioned, as NoUnmap does. True changes nothing: a disk is thin where its store can give
 	// blocks back, and one that said so without it would lie to file systems that wait for the room.
@@ -89,8 +89,6 @@ func NewDisk(st backstore.Store, host Host, cfg DiskConfig) (*LU, error) {
 	var info backstore.Info
 	if st != nil {
 		info = st.Info()
-	} else {
-		cfg.Removable = true
 	}
 	sh, err := newShape(&cfg, &info, st != nil)
 	if err != nil {

@@ -34,6 +34,8 @@ type PutOptions struct {
 	// Force gives a LUN to a volume though a session that is there still knows another volume by that number. The session is told of it,
 	// 3Fh/0Eh and 3Fh/03h, but what it had in mind for the old volume may yet reach the new one.
 	Force bool
+	// Offline puts the disk there without its medium: UpdateDisk brings it online.
+	Offline bool
 }
 
 // A PendingDisk is a disk that is ready to be put behind a LUN. Nobody sees it before Commit; either Commit or Abort must follow.
@@ -114,6 +116,9 @@ func (t *Target) reserve(lun uint16, st backstore.Store, cfg scsi.DiskConfig, vo
 		}
 	}
 	lu, err := scsi.NewDisk(st, l, cfg)
+	if err == nil && o.Offline {
+		err = lu.SetOnline(false, true)
+	}
 	if err != nil {
 		if attaches {
 			a.Detach()

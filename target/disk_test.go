@@ -334,6 +334,23 @@ func TestControllerComesBack(t *testing.T) {
 	}
 }
 
+// TestPutOffline: a disk that is put there offline is so from the start.
+func TestPutOffline(t *testing.T) {
+	r := newRig(t, Config{}, "")
+	if err := r.put(2, newStore(t, ""), scsi.DiskConfig{Identity: "two"}, PutOptions{Offline: true}); err != nil {
+		t.Fatal(err)
+	}
+	s, lun2 := r.login(1), sam.NewLUN(2)
+	r.next(s, lun2)
+	if got := r.sensed(s, lun2, read10(0, 1), nil, 512); got != 0x023a00 {
+		t.Errorf("%06x", got)
+	}
+	if err := r.tg.UpdateDisk(r.ctx(), 2, scsi.DiskUpdate{Online: true}); err != nil {
+		t.Fatal(err)
+	}
+	r.hearsAt(s, lun2, 0x2800)
+}
+
 // TestDiskWithoutMedium: a drive is there without a volume, and says so.
 func TestDiskWithoutMedium(t *testing.T) {
 	r := newRig(t, Config{StateDir: t.TempDir()}, "")

@@ -4,7 +4,7 @@
 //	file:///srv/disk.img?size=1G               made, sparse, if it is not there
 //	file:/dev/sdb?direct=on&cache=writethrough
 //
-// Options: size (of a file to make; an existing one may not be smaller and is never truncated),
+// Options: size (of a file to make; an existing one may not be smaller and is not truncated when it is opened),
 // thin=on|off (sparse with discards, or fully allocated without), direct=on|off (O_DIRECT),
 // cache=writeback|writethrough, shared=on|off (no lock: others may have it open too), readonly=on|off,
 // writer=on|off (what becomes of buffered writes that may wait without saying so: writer.go).

@@ -16,8 +16,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultSocket is where lunard listens and lunarctl looks.
+// DefaultSocket is where a daemon of root's listens.
 const DefaultSocket = "/run/lunar/lunard.sock"
+
+// DefaultPath is where this user's daemon listens, and where lunarctl looks: DefaultSocket, but for users other than root who have a
+// folder for such things a place in that.
+func DefaultPath() string {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); os.Geteuid() != 0 && filepath.IsAbs(dir) {
+		return filepath.Join(dir, "lunar", "lunard.sock")
+	}
+	return DefaultSocket
+}
+
+// CheckAddress says whether Listen would understand an address.
+func CheckAddress(address string) error {
+	_, err := parse(address)
+	return err
+}
 
 // Modes of the socket and, where it has to be made, of its folder.
 const (
@@ -58,30 +73,46 @@ func (l *Listener) Close() error {
 // PATH.lock, held as long as the listener is, keeps two daemons from replacing each other's. A TCP address is
 // opened here, but Serve takes it only with TLS.
 func Listen(address string) (*Listener, error) {
-	kind, rest, ok := strings.Cut(address, ":")
-	switch {
-	case ok && kind == "unix":
-		path, mode, err := parseUnix(rest)
-		if err != nil {
-			return nil, fmt.Errorf("admin address %q: %w", address, err)
-		}
-		l, err := listenUnix(path, mode)
-		if err != nil {
-			return nil, fmt.Errorf("admin socket %s: %w", path, err)
-		}
-		return l, nil
-	case ok && kind == "tcp":
-		a, err := netip.ParseAddrPort(rest)
-		if err != nil {
-			return nil, fmt.Errorf("admin address %q: want tcp:ADDR:PORT, ADDR an IP address, IPv6 in brackets", address)
-		}
-		l, err := net.Listen("tcp", a.String())
+	a, err := parse(address)
+	if err != nil {
+		return nil, err
+	}
+	if a.path == "" {
+		l, err := net.Listen("tcp", a.tcp.String())
 		if err != nil {
 			return nil, fmt.Errorf("admin address %q: %w", address, err)
 		}
 		return &Listener{Listener: l, tcp: true}, nil
 	}
-	return nil, fmt.Errorf("admin address %q: want unix:PATH[,mode=OCTAL] or tcp:ADDR:PORT", address)
+	l, err := listenUnix(a.path, a.mode)
+	if err != nil {
+		return nil, fmt.Errorf("admin socket %s: %w", a.path, err)
+	}
+	return l, nil
+}
+
+// An address is what Listen takes: a path with its mode, or an address of TCP.
+type address struct {
+	path string
+	mode fs.FileMode
+	tcp  netip.AddrPort
+}
+
+func parse(s string) (a address, err error) {
+	kind, rest, ok := strings.Cut(s, ":")
+	switch {
+	case ok && kind == "unix":
+		if a.path, a.mode, err = parseUnix(rest); err != nil {
+			return a, fmt.Errorf("admin address %q: %w", s, err)
+		}
+		return a, nil
+	case ok && kind == "tcp":
+		if a.tcp, err = netip.ParseAddrPort(rest); err != nil {
+			return a, fmt.Errorf("admin address %q: want tcp:ADDR:PORT, ADDR an IP address, IPv6 in brackets", s)
+		}
+		return a, nil
+	}
+	return a, fmt.Errorf("admin address %q: want unix:PATH[,mode=OCTAL] or tcp:ADDR:PORT", s)
 }
 
 // parseUnix reads PATH[,mode=OCTAL].

@@ -74,7 +74,11 @@ func (c *cli) address() string {
 	if a := set(c.server, "LUNAR_SERVER"); a != "" {
 		return a
 	}
-	return "unix:" + grpcd.DefaultSocket
+	path := grpcd.DefaultPath()
+	if _, err := os.Stat(path); err != nil {
+		path = grpcd.DefaultSocket // there is no daemon of this user's own
+	}
+	return "unix:" + path
 }
 
 // dial prepares a connection; it is made with the first call.
@@ -181,7 +185,9 @@ func (c *cli) explain(cmd *cobra.Command, err error) error {
 			detailed = true
 			f.hint = d.GetHint()
 			if d.GetForceHelps() && cmd.Flags().Lookup("force") != nil && !strings.Contains(f.hint, "--force") {
-				f.hint = strings.TrimPrefix(f.hint+"; --force does it all the same", "; ")
+				if f.hint = f.hint + " (--force)"; d.GetHint() == "" {
+					f.hint = "--force does it all the same"
+				}
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -46,7 +47,10 @@ func (c *cli) ask(cmd *cobra.Command, of names, args []string) []string {
 	defer conn.Close()
 	list := of(ctx, newDaemon(conn), args)
 	for i := range list {
-		list[i] = printable(list[i])
+		name, what, described := strings.Cut(list[i], "\t")
+		if list[i] = printable(name); described {
+			list[i] += "\t" + printable(what)
+		}
 	}
 	return list
 }

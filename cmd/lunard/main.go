@@ -56,6 +56,7 @@ type options struct {
 	trace    []string
 	hints    bool
 	metrics  string
+	admin    grpcOptions
 	procs    int
 	drain    time.Duration
 	cfg      target.Config
@@ -139,6 +140,7 @@ func (o *options) command() *cobra.Command {
 	f.StringVar(&o.recover, "recover-state", "", "`WAY` out of a damaged state file, which is kept under another name: salvage (what is ahead of the damage), previous (the older file beside it) or discard (nothing)")
 	f.StringVar(&o.logLevel, "log-level", o.logLevel, "what to log: debug, info, warn or error")
 	f.StringSliceVar(&o.trace, "trace", nil, "log every `KIND` of event: pdu, scsi, io (comma separated; slow)")
+	o.admin.flags(f)
 	f.StringVar(&o.metrics, "metrics", "", "`ADDR:PORT` to serve metrics for Prometheus on, at /metrics; anyone who can connect may read them")
 	o.tgtFlags(f)
 	f.BoolVar(&o.hints, "hints", false, "print how to attach the disks once they are served")

@@ -26,6 +26,7 @@ func (o *options) faces() []face {
 	return []face{
 		{o.metrics != "", o.startMetrics},
 		{o.tgtOn(), o.startTgt},
+		{o.admin.on(), o.admin.start},
 	}
 }
 
@@ -36,9 +37,12 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	if o.empty() {
-		return usageError{errors.New("nothing to serve: give --export IQN[/LUN]=URI, --config FILE, or --state-dir DIR and a way in for administrators; see lunard --help")}
+		return usageError{errors.New("nothing to serve: give --export IQN[/LUN]=URI, --config FILE, --state-dir DIR, or --listen-admin ADDRESS; see lunard --help")}
 	}
 	if err := o.file.check(); err != nil {
+		return err
+	}
+	if err := o.admin.check(); err != nil {
 		return err
 	}
 	portals, err := parsePortals(o.portals, o.bind, exports)
@@ -67,7 +71,7 @@ func (o *options) run(ctx context.Context) error {
 
 // empty reports whether nothing would ever be served.
 func (o *options) empty() bool {
-	return len(o.exports) == 0 && o.cfg.StateDir == "" && !o.file.given() && !o.tgtOn()
+	return len(o.exports) == 0 && o.cfg.StateDir == "" && !o.file.given() && !o.tgtOn() && !o.admin.given()
 }
 
 func (o *options) setProcs(targets int) {

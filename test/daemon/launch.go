@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -54,6 +56,10 @@ func (d *Daemon) exited(status int) error {
 }
 
 func command(binary string, args ...string) *exec.Cmd {
+	// The default socket is this machine's: tests do without it, or name one of their own.
+	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--listen-admin") }) {
+		args = append([]string{"--listen-admin=none"}, args...)
+	}
 	c := exec.Command(binary, args...)
 	// A test binary that dies (a timeout's panic) takes its daemons along.
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -22,7 +23,7 @@ const readyEnv = "LUNAR_TGTD_READY"
 //
 // tgtd returns before it has looked at anything, so that scripts had to sleep, and failures were seen in the system's log only.
 func daemonize(args []string) error {
-	self, err := os.Executable()
+	self, err := named()
 	if err != nil {
 		return err
 	}
@@ -68,6 +69,15 @@ func daemonize(args []string) error {
 		return &exitError{exit.ExitCode(), "tgtd: not started"}
 	}
 	return fmt.Errorf("the daemon ended before it was ready: %v", err)
+}
+
+// named is the path of this program by the name that it was called by: what is started so is a tgtd for ps and pidof, though the file may be
+// a lunard that a link points to.
+func named() (string, error) {
+	if path, err := exec.LookPath(os.Args[0]); err == nil {
+		return filepath.Abs(path) // it is started in another folder
+	}
+	return os.Executable()
 }
 
 // A backgrounded is the daemon's side of daemonize.

@@ -32,6 +32,10 @@ func TestLibiscsiFunctions(t *testing.T) {
 		}
 		p.quiet(asks)
 		p.findPortal("0")
+		// What ps -C and init scripts look for.
+		if r := p.quiet("for pid in $(lsof -t " + p.socket() + ".0.lock); do cat /proc/$pid/comm; done | sort -u"); r.stdout != "tgtd\n" {
+			p.Errorf("the process in the background is called %q", r)
+		}
 		p.do("tgtadm --op new --mode target --tid 1 -T " + iqn)
 		p.do("tgtadm --op bind --mode target --tid 1 -I ALL")
 		disk := p.file("test.img", 100<<20)

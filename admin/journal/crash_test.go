@@ -88,7 +88,7 @@ func play(t *testing.T, fs *journaltest.FS, seed uint64) (must, may model) {
 // Stopped at every operation, by kill -9 and by a loss of power: what the next start finds is what was there before the change under
 // way, or after it.
 func TestStopEverywhere(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(20) {
 		whole := journaltest.New(seed)
 		play(t, whole, seed)
 		ops := whole.Ops()
@@ -132,7 +132,7 @@ func TestStopEverywhere(t *testing.T) {
 // after it, whatever kind of stop there was before, finds that.
 func TestFailEverywhere(t *testing.T) {
 	fault := errors.New("injected")
-	for seed := range uint64(40) {
+	for seed := range uint64(20) {
 		whole := journaltest.New(seed)
 		play(t, whole, seed)
 		for at := 1; at <= whole.Ops(); at++ {

@@ -261,7 +261,7 @@ A target with initiator-name and no initiator-address is open to everybody with 
 			if !printIt {
 				return c.carryOut(cmd, f, a)
 			}
-			b, err := config.Marshal(&f.Document, true)
+			b, err := f.Marshal(true)
 			if err == nil {
 				_, err = cmd.OutOrStdout().Write(b)
 			}

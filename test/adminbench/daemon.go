@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -58,8 +59,8 @@ func start(ctx context.Context, lunard, dir string, targets int) (*daemon, error
 	if d.metrics, err = freeAddress(); err != nil {
 		return nil, err
 	}
-	d.cmd = exec.Command(lunard, "--portal", d.portal, "--state-dir", filepath.Join(dir, "state"), "--metrics", d.metrics, "--tgt-socket", d.socket,
-		"--admin-socket", filepath.Join(dir, "grpc"))
+	d.cmd = exec.Command(lunard, "--portal", d.portal, "--state-dir", filepath.Join(dir, "state"), "--metrics", d.metrics, "--tgt-socket", strings.TrimSuffix(d.socket, ".0"),
+		"--listen-admin", "none")
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {

@@ -51,6 +51,7 @@ type Report struct {
 	Verified   uint64           `json:"verified_reads"`
 	Errors     uint64           `json:"errors"` // commands that did not end with GOOD, or read something else than the pattern
 	FirstError string           `json:"first_error,omitempty"`
+	Attentions uint64           `json:"attentions"` // commands that were sent again after a unit attention
 	ClientUser float64          `json:"client_user_us_per_io"`
 	ClientSys  float64          `json:"client_sys_us_per_io"`
 }
@@ -91,6 +92,9 @@ func (r *Report) text() string {
 	}
 	if r.Verified > 0 {
 		s += fmt.Sprintf("verified:    %d reads\n", r.Verified)
+	}
+	if r.Attentions != 0 {
+		s += fmt.Sprintf("attentions:  %d commands sent again\n", r.Attentions)
 	}
 	s += fmt.Sprintf("errors:      %d\n", r.Errors)
 	if r.FirstError != "" {

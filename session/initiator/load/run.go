@@ -269,6 +269,7 @@ func measure(ctx context.Context, c *Config, r region, queues []*initiator.Queue
 		write.Merge(&w.write)
 		rep.Verified += w.verified
 		rep.Errors += w.errors
+		rep.Attentions += w.attentions
 		if rep.FirstError == "" {
 			rep.FirstError = w.firstError
 		}

@@ -213,6 +213,27 @@ func TestFailuresAreCounted(t *testing.T) {
 	}
 }
 
+// A unit attention is no failure: the command is sent again, but not for ever.
+func TestAttentionsAreSentAgain(t *testing.T) {
+	for most, want := range map[int64]uint64{3: 0, 1 << 40: 1} {
+		var n atomic.Int64
+		command := func(s *faketarget.Session, p *initiator.PDU) bool {
+			if cdb := (*pdu.SCSICommand)(&p.Header).CDB(); cdb[0] != 0x28 || n.Add(1) > most {
+				return false
+			}
+			if err := s.Status(p.ITT(), sam.CheckCondition, faketarget.Sense(6, 0x3f, 0x0e), 0); err != nil {
+				t.Error(err)
+			}
+			return true
+		}
+		_, c := serve(t, func(ft *faketarget.Target) { ft.Command = command })
+		r, err := Run(context.Background(), c)
+		if err != nil || min(r.Errors, 1) != want || r.Attentions == 0 || most == 3 && r.Attentions != 3 {
+			t.Errorf("%v, %d errors, %d sent again, first %q", err, r.Errors, r.Attentions, r.FirstError)
+		}
+	}
+}
+
 func TestFillStopsAtTheFirstError(t *testing.T) {
 	_, c := serve(t, func(ft *faketarget.Target) {
 		ft.Command = func(s *faketarget.Session, p *initiator.PDU) bool {

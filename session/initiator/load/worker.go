@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
+	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/scsi/sense"
 	"github.com/lunar-iscsi/lunar/session/initiator"
 )
@@ -32,6 +33,7 @@ type request struct {
 	start  time.Duration // since the worker's epoch: sent, or in an open loop when it should have been
 	read   bool
 	flush  bool   // SYNCHRONIZE CACHE, no data
+	tries  int    // since it was begun, each ended by a unit attention
 	buf    []byte // filled with the pattern of some place; nil until the first write
 	check  []byte // where a read that is checked goes; nil until the first
 }
@@ -72,6 +74,7 @@ type worker struct {
 	read, write Histogram
 	verified    uint64
 	errors      uint64
+	attentions  uint64
 	firstError  string
 }
 
@@ -225,7 +228,13 @@ func (w *worker) start(l *lane, at time.Duration) {
 	}
 	r.offset += w.region.offset
 	r.read = w.c.ReadPercent == 100 || w.c.ReadPercent > 0 && w.rng.IntN(100) < w.c.ReadPercent
+	r.tries = 0
 	w.command(r)
+	w.submit(l, r)
+}
+
+// submit hands a request over, for the first time or again.
+func (w *worker) submit(l *lane, r *request) {
 	l.q.Submit(&r.io)
 	w.active++
 	if !l.unsent {
@@ -321,6 +330,12 @@ func (w *worker) ended(l *lane, done []*initiator.IO) {
 	good, bytes := uint64(0), uint64(0)
 	for _, io := range done {
 		r := &l.requests[io.Tag]
+		if r.tries < maxAttentions && attention(io) {
+			r.tries++
+			w.attentions++
+			w.submit(l, r)
+			continue
+		}
 		l.idle = append(l.idle, int(io.Tag))
 		if err := w.verdict(r); err != nil {
 			w.failed(err)
@@ -341,6 +356,15 @@ func (w *worker) ended(l *lane, done []*initiator.IO) {
 	}
 	w.sh.ios.Add(good)
 	w.sh.bytes.Add(bytes)
+}
+
+// attention reports whether a command was not carried out since there was something to tell first: then every initiator sends it again.
+func attention(io *initiator.IO) bool {
+	if io.Status != sam.CheckCondition {
+		return false
+	}
+	d, err := sense.Parse(io.Sense)
+	return err == nil && d.Key == sense.UnitAttention
 }
 
 // verdict returns what was wrong with a command that ended.

@@ -271,5 +271,38 @@ func (m *Manager) reopen(ctx context.Context, e *entry, lun uint16) error {
 		return noLUN(e, lun)
 	}
 	l := t.LUNs[i].Clone()
+	if m.opened(&l) {
+		return m.rejoin(ctx, e, &l)
+	}
 	return m.swapLUN(ctx, e, &t, &l, &l)
+}
+
+// opened reports whether another LUN has the volume open.
+func (m *Manager) opened(l *spec.LUN) bool {
+	u, err := backstore.ParseURI(l.Volume)
+	if err != nil {
+		return false
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return slices.ContainsFunc(m.volumes[volumeKey(u)], func(o *disk) bool { return o.there && !o.faulty })
+}
+
+// rejoin makes a LUN that is there without its volume a further way to the logical unit that has it by now.
+func (m *Manager) rejoin(ctx context.Context, e *entry, l *spec.LUN) error {
+	if err := e.live.RemoveLUN(ctx, l.Number, true); err != nil {
+		return coded(err, Internal)
+	}
+	p, err := m.prepare(ctx, e, e.live, l, true)
+	if err != nil {
+		p, again := m.prepareFaulty(e, e.live, l, err)
+		if again != nil {
+			return again
+		}
+		p.commit()
+		return err
+	}
+	p.commit()
+	m.fault(e, l.Number, "")
+	return nil
 }

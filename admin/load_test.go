@@ -131,6 +131,40 @@ func TestFaultyVolume(t *testing.T) {
 	}
 }
 
+// Two ways to one volume that could not be opened: both come back, and it is one disk again. One target may have it twice.
+func TestFaultySharedVolume(t *testing.T) {
+	st := &testState{}
+	r := newRig(t, st)
+	file := volume(t, "disk")
+	_, err := r.AddTarget(r.ctx(), spec.Target{Name: iqn + "a", LUNs: []spec.LUN{{Number: 1, Volume: file}, {Number: 2, Volume: file}}})
+	r.ok(err)
+	_, err = r.AddTarget(r.ctx(), spec.Target{Name: iqn + "b", LUNs: []spec.LUN{{Number: 1, Volume: file}, {Number: 4, Volume: "mem:?size=1M", Offline: true}}})
+	r.ok(err)
+	check := func() {
+		t.Helper()
+		list := r.Targets(true)
+		for _, l := range []struct{ target, lun int }{{0, 1}, {0, 2}, {1, 1}} {
+			if lu := list[l.target].Live.LUNs[l.lun]; !lu.Online || lu.NAA != list[0].Live.LUNs[1].NAA || len(list[l.target].Faults) != 0 {
+				t.Errorf("%+v, faults %v", lu, list[l.target].Faults)
+			}
+		}
+		if lu := list[1].Live.LUNs[2]; lu.LUN != 4 || lu.Online {
+			t.Errorf("what is offline is %+v", lu)
+		}
+	}
+	check()
+	r.ok(r.Close())
+	path := strings.TrimPrefix(file, "file://")
+	r.ok(os.Rename(path, path+".away"))
+	r = newRig(t, st)
+	if list := r.Targets(false); len(list[0].Faults) != 2 || len(list[1].Faults) != 1 {
+		t.Errorf("faults %v and %v", list[0].Faults, list[1].Faults)
+	}
+	r.ok(os.Rename(path+".away", path))
+	r.retryAll()
+	check()
+}
+
 // What the command line names is there for this run, is not saved, and may not have the name of what is.
 func TestPassing(t *testing.T) {
 	st := &testState{}

@@ -231,7 +231,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 	if !cur.Offline && !next.Offline && cur.Volume != "" && !m.faulty(e, cur.Number) {
 		return &Error{Code: Invalid, Text: fmt.Sprintf("target %s LUN %d is online", e.name, cur.Number), Hint: "take it offline to give it another volume"}
 	}
-	d := &disk{e: e, lun: next.Number}
+	d := &disk{e: e, lun: next.Number, identity: next.Identity}
 	var st backstore.Store
 	if next.Volume != "" {
 		u, err := backstore.ParseURI(next.Volume)

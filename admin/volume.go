@@ -19,6 +19,8 @@ type disk struct {
 	e   *entry
 	lun uint16
 	key string // of its volume; empty: nobody else can have it
+	// identity is what is set as that; written before others can find the disk, then read-only.
+	identity string
 	// Guarded by Manager.mu.
 	there  bool // the logical unit is there; false: on its way
 	faulty bool // its volume could not be opened
@@ -56,7 +58,6 @@ type pending struct {
 	m    *Manager
 	d    *disk
 	put  *target.PendingDisk
-	off  *scsi.DiskConfig // the LUN is to be offline from the start
 	live *target.Target
 }
 
@@ -101,7 +102,7 @@ func (m *Manager) claim(d *disk) (*disk, error) {
 	var other *disk
 	for _, o := range m.volumes[d.key] {
 		switch {
-		case !o.there:
+		case !o.there && o.e != d.e: // of d's own target it is part of the same change
 			return nil, &Error{Code: OpenFailed, Text: fmt.Sprintf("%s: the volume is being opened for %s", d, o), Hint: "try again"}
 		case !o.faulty:
 			other = o
@@ -139,12 +140,10 @@ func (p *pending) open(ctx context.Context, u *backstore.URI, l *spec.LUN, force
 		// The volume's own name is saved, too: the disk is still the same one when the volume cannot be opened.
 		l.Identity = cmp.Or(own, p.passingName(u), rand.Text())
 	}
+	p.d.identity = l.Identity
 	cfg := diskConfig(p.d.e, l)
-	if l.Offline {
-		p.off = &cfg
-	}
 	var err error
-	p.put, err = p.live.PrepareDisk(l.Number, st, cfg, target.PutOptions{Force: force})
+	p.put, err = p.live.PrepareDisk(l.Number, st, cfg, target.PutOptions{Force: force, Offline: l.Offline})
 	return coded(err, Invalid)
 }
 
@@ -196,33 +195,23 @@ func (m *Manager) join(ctx context.Context, e *entry, t *spec.Target, first *spe
 
 // share makes the LUN a further way to another's logical unit.
 func (p *pending) share(other *disk, l *spec.LUN, force bool) error {
-	p.m.mu.RLock()
-	from := other.e.live
-	p.m.mu.RUnlock()
+	from := p.live
+	if other.e != p.d.e {
+		p.m.mu.RLock()
+		from = other.e.live
+		p.m.mu.RUnlock()
+	}
+	if from == nil {
+		return &Error{Code: OpenFailed, Text: fmt.Sprintf("%s: the volume is %s's, which is being removed", p.d, other), Hint: "try again"}
+	}
 	put, err := p.live.PrepareShare(l.Number, from, other.lun, target.PutOptions{Force: force})
 	if err != nil {
 		return &Error{Code: Unsupported, Err: fmt.Errorf("%s: the volume is %s's already, and one volume has one logical unit: %w", p.d, other, err),
 			Hint: "make the target anew with this LUN among those that it begins with, or restart the daemon: the two targets then share one loop"}
 	}
 	p.put = put
-	if was, ok := p.m.lunOf(other); ok {
-		l.Identity = was.Identity
-	}
+	l.Identity, p.d.identity = other.identity, other.identity
 	return nil
-}
-
-// lunOf is what is set of the LUN that d stands behind.
-func (m *Manager) lunOf(d *disk) (spec.LUN, bool) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if d.e.spec != nil {
-		for i := range d.e.spec.LUNs {
-			if d.e.spec.LUNs[i].Number == d.lun {
-				return d.e.spec.LUNs[i].Clone(), true
-			}
-		}
-	}
-	return spec.LUN{}, false
 }
 
 // commit puts the LUN in its place. The holder of the target's turn calls it.
@@ -232,14 +221,6 @@ func (p *pending) commit() {
 	p.d.there = true
 	p.m.mu.Unlock()
 	p.d.e.disks[p.d.lun] = p.d
-	if p.off == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), p.m.cfg.CloseTimeout)
-	defer cancel()
-	if err := p.live.UpdateDisk(ctx, p.d.lun, scsi.DiskUpdate{Config: *p.off, Force: true}); err != nil {
-		p.m.log.Warn("a LUN could not be taken offline", "target", p.d.e.name, "lun", p.d.lun, "error", err)
-	}
 }
 
 // abort gives the place back and closes the volume.

@@ -128,6 +128,9 @@ func (t *Target) reserve(lun uint16, st backstore.Store, cfg scsi.DiskConfig, vo
 		}
 		return nil, err
 	}
+	if o.Offline {
+		_ = lu.SetOnline(false, true) // forced, it is not refused
+	}
 	p := &PendingDisk{t: t, lun: lun, u: &unit{lu: lu, store: st, state: state, refs: 1}}
 	t.pending[lun] = p
 	return p, nil

@@ -132,7 +132,7 @@ func (t *Target) ShareDisk(lun uint16, from *Target, fromLUN uint16) error {
 	return err
 }
 
-// PrepareShare is PrepareDisk for a disk that is there already: see ShareDisk.
+// PrepareShare is PrepareDisk for a disk that is there already, or is pending: see ShareDisk.
 func (t *Target) PrepareShare(lun uint16, from *Target, fromLUN uint16, o PutOptions) (*PendingDisk, error) {
 	if t.l != from.l {
 		return nil, fmt.Errorf("target %s is not on the loop of %s: one volume has one loop", t.name, from.name)
@@ -145,11 +145,13 @@ func (t *Target) PrepareShare(lun uint16, from *Target, fromLUN uint16, o PutOpt
 	if t.l.closed || !slices.Contains(t.l.targets, t) {
 		return nil, ErrClosed
 	}
-	i, ok := from.find(fromLUN)
-	if !ok || from.luns[i].unit.controller {
-		return nil, fmt.Errorf("target %s LUN %d: %w", from.name, fromLUN, ErrNoLUN)
+	u, err := from.diskLocked(fromLUN)
+	if p := from.pending[fromLUN]; err != nil && p != nil {
+		u, err = p.u, nil
 	}
-	u := from.luns[i].unit
+	if err != nil {
+		return nil, fmt.Errorf("target %s LUN %d: %w", from.name, fromLUN, err)
+	}
 	if err := t.freeLocked(lun, u.lu.Volume(), o.Force); err != nil {
 		return nil, fmt.Errorf("target %s LUN %d: %w", t.name, lun, err)
 	}

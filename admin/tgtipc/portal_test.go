@@ -50,6 +50,12 @@ func TestPortalsAllOrNone(t *testing.T) {
 	if tg := r.Document().Targets[0]; tg.NopInterval != 5 || tg.NopCount != 6 {
 		t.Errorf("%+v", tg)
 	}
+	// Of a name one address is enough; it is closed by its address.
+	r.must(t, "--mode portal --op new --param portal=localhost:9")
+	r.fails(t, ErrInvalidRequest, "--mode portal --op delete --param portal=localhost:9")
+	r.fails(t, ErrInvalidRequest, "--mode portal --op delete --param portal=localhost")
+	r.must(t, "--mode portal --op delete --param portal=127.0.0.1:9")
+	r.fails(t, ErrInvalidRequest, "--mode portal --op new --param portal=nosuch:9")
 	r.must(t, "--mode portal --op new --param portal=:7")
 	r.must(t, "--mode portal --op delete --param portal=:7,portal=127.0.0.1:1")
 	if after := r.Portals(); len(after) != len(before) {

@@ -193,6 +193,11 @@ func (m *Manager) EditLUN(ctx context.Context, ref Ref, lun uint16, edit func(*s
 		if err := m.updateLUN(ctx, e, &next, false); err != nil {
 			return err
 		}
+		if cur.ReadOnly && !next.ReadOnly && m.readOnly(e, lun) {
+			m.restore(e, &cur)
+			return &Error{Code: Unsupported, Text: fmt.Sprintf("target %s LUN %d: the volume is open without the right to write", e.name, lun),
+				Hint: "remove the LUN and add it anew, writable"}
+		}
 		if err := m.saveTarget(e, t); err != nil {
 			m.restore(e, &cur)
 			return err
@@ -200,6 +205,16 @@ func (m *Manager) EditLUN(ctx context.Context, ref Ref, lun uint16, edit func(*s
 		m.publish(e, t, nil, nil)
 		return nil
 	})
+}
+
+// readOnly reports whether a LUN that is there refuses writes.
+func (m *Manager) readOnly(e *entry, lun uint16) bool {
+	for _, d := range e.live.Disks() {
+		if d.LUN == lun {
+			return d.ReadOnly
+		}
+	}
+	return false
 }
 
 func (m *Manager) faulty(e *entry, lun uint16) bool {

@@ -37,3 +37,24 @@ func TestResizeToNoSize(t *testing.T) {
 	r.ok(err)
 	_ = r.refused(Invalid, func() error { _, err := r.ResizeLUN(r.ctx(), Ref{TID: 1}, 1, 1000, false); return err })
 }
+
+// A disk that was read-only when its volume was opened becomes writable where tgt's tools made it, as with tgtd; of another one it is said
+// that it cannot.
+func TestReadOnlyDiskBecomesWritable(t *testing.T) {
+	st := &testState{}
+	r := newRig(t, st)
+	_, err := r.AddTarget(r.ctx(), spec.Target{Name: iqn + "a", LUNs: []spec.LUN{
+		{Number: 1, Volume: volume(t, "tgt"), TgtNaming: true, Tgt: &spec.TgtStore{Type: "rdwr"}, ReadOnly: true},
+		{Number: 2, Volume: volume(t, "own"), ReadOnly: true}}})
+	r.ok(err)
+	r.ok(r.Manager.Close())
+	r = newRig(t, st)
+	writable := func(l *spec.LUN) error { l.ReadOnly = false; return nil }
+	r.ok(r.EditLUN(r.ctx(), Ref{TID: 1}, 1, writable))
+	_ = r.refused(Unsupported, func() error { return r.EditLUN(r.ctx(), Ref{TID: 1}, 2, writable) })
+	got, err := r.Target(Ref{TID: 1}, true)
+	r.ok(err)
+	if got.Live.LUNs[1].ReadOnly || !got.Live.LUNs[2].ReadOnly || !got.Spec.LUNs[1].ReadOnly {
+		t.Errorf("%+v; live %v, %v", got.Spec.LUNs, got.Live.LUNs[1].ReadOnly, got.Live.LUNs[2].ReadOnly)
+	}
+}

@@ -37,7 +37,7 @@ func volumeKey(u *backstore.URI) string {
 // diskConfig says in the server's words what l is.
 func diskConfig(e *entry, l *spec.LUN) scsi.DiskConfig {
 	cfg := scsi.DiskConfig{Vendor: l.Vendor, Product: l.Product, Revision: l.Revision, Serial: l.Serial, Identity: l.Identity,
-		LogicalBlock: l.BlockSize, PhysicalBlock: l.PhysicalBlock, ReadOnly: l.ReadOnly, Removable: l.Removable,
+		LogicalBlock: l.BlockSize, PhysicalBlock: l.PhysicalBlock, ReadOnly: l.ReadOnly && l.Tgt == nil, Removable: l.Removable,
 		Thin: l.Thin, WriteCache: l.WriteCache, DescriptorSense: l.DescriptorSense, ModePages: l.ModePages,
 		RotationRate: l.RotationRate, LowestAligned: l.LowestAligned, OptimalGranularity: l.OptimalGranularity, OptimalLength: l.OptimalLength,
 		NoUnmap: l.NoUnmap, NoWriteSame: l.NoWriteSame, NoCompareAndWrite: l.NoCompareAndWrite}
@@ -157,10 +157,11 @@ func (p *pending) passingName(u *backstore.URI) string {
 	return fmt.Sprintf("%s/%d", p.d.e.norm, p.d.lun)
 }
 
-// openVolume opens what stands behind a LUN.
+// openVolume opens what stands behind a LUN. A disk of tgt's faces may become writable at any time, whatever it is now: its volume is opened
+// for that, unless its URI says otherwise.
 func (m *Manager) openVolume(ctx context.Context, u *backstore.URI, d *disk, l *spec.LUN) (backstore.Store, error) {
 	warn := func(line string) { m.log.Warn(line, "target", d.e.name, "lun", d.lun) }
-	st, err := m.cfg.Registry.Open(ctx, u, backstore.Options{ReadOnly: l.ReadOnly, Warn: warn})
+	st, err := m.cfg.Registry.Open(ctx, u, backstore.Options{ReadOnly: l.ReadOnly && l.Tgt == nil, Warn: warn})
 	if err == nil && m.cfg.Wrap != nil {
 		st = m.cfg.Wrap(d.e.norm, d.lun, st)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,6 +52,7 @@ type call struct {
 	svc     admin.Service
 	face    *face
 	log     Logger
+	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
 // The drivers that tgtd of Debian has, in the order of its tables. An empty name is the first.

@@ -121,7 +121,7 @@ func (c *call) updateTarget(ctx context.Context) error {
 	return c.svc.EditTarget(ctx, c.ref(), func(t *spec.Target) error { edit(t); return nil })
 }
 
-// targetEdit is what KEY=VALUE changes. tgtd compares the keys that are its own up to their length only.
+// targetEdit is what KEY=VALUE changes. Of redirection tgtd compares the key up to its length only.
 func targetEdit(name, v string) (func(*spec.Target), error) {
 	own := func(key string) bool { return strings.HasPrefix(name, key) }
 	switch {
@@ -130,13 +130,13 @@ func targetEdit(name, v string) (func(*spec.Target), error) {
 			return nil, refuse(ErrInvalidRequest, "state=%s: want ready or offline", v)
 		}
 		return func(t *spec.Target) { t.Offline = v == "offline" }, nil
-	case own("nop_interval"), own("nop_count"):
+	case name == "nop_interval", name == "nop_count":
 		n := tgtvolume.Decimal(v)
 		if n < 0 || n > spec.MaxNop {
 			return nil, refuse(ErrInvalidRequest, "%s=%s: want a number of 0 to %d", name, v, spec.MaxNop)
 		}
 		return func(t *spec.Target) {
-			if own("nop_count") {
+			if name == "nop_count" {
 				t.NopCount = int(n)
 			} else {
 				t.NopInterval = int(n)

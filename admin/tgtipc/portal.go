@@ -80,6 +80,16 @@ func (p *Portals) System() func(*spec.System) error {
 // ResolvePortal returns the addresses of [HOST][:PORT]: IPv6 in brackets, a name's every address, both wildcards where only a port is given
 // (as tgtd's manual has it; tgtd itself takes no notice of such a portal), none of an empty text.
 func ResolvePortal(ctx context.Context, s string) ([]netip.AddrPort, error) {
+	return resolve(ctx, s, lookup)
+}
+
+// lookup asks the system for a name's addresses.
+func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
+// resolve is ResolvePortal with another source of addresses.
+func resolve(ctx context.Context, s string, lookup func(context.Context, string) ([]netip.Addr, error)) ([]netip.AddrPort, error) {
 	host, port := s, ""
 	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.Contains(s[i:], "]") && (strings.HasPrefix(s, "[") || strings.Count(s, ":") == 1) {
 		host, port = s[:i], s[i+1:]
@@ -107,7 +117,7 @@ func ResolvePortal(ctx context.Context, s string) ([]netip.AddrPort, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.AddrPort{netip.AddrPortFrom(a.Unmap(), uint16(n))}, nil
 	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	addrs, err := lookup(ctx, host)
 	if err != nil {
 		return nil, fmt.Errorf("portal %q: %w", s, err)
 	}
@@ -151,7 +161,7 @@ func (c *call) newPortals(ctx context.Context) (err error) {
 		}
 	}()
 	for _, s := range p.Addrs {
-		addrs, err := ResolvePortal(ctx, s)
+		addrs, err := resolve(ctx, s, c.lookup)
 		if err != nil {
 			return refuse(ErrInvalidRequest, "%v", err)
 		}
@@ -187,7 +197,7 @@ func (c *call) deletePortals(ctx context.Context) error {
 		addr, err := netip.ParseAddrPort(s)
 		if err != nil {
 			// Without a port, or a bare wildcard.
-			addrs, rerr := ResolvePortal(ctx, s)
+			addrs, rerr := resolve(ctx, s, c.lookup)
 			switch {
 			case rerr != nil:
 				return refuse(ErrInvalidRequest, "%v", rerr)

@@ -260,7 +260,7 @@ func (s *Server) answer(h *Header, payload string, peer *unix.Ucred) (text strin
 			text, err = "", refuse(ErrUnknown, "a fault of lunar's; the log has more")
 		}
 	}()
-	c := call{Header: h, payload: payload, svc: s.svc, face: &s.face, log: s.cfg.Logger}
+	c := call{Header: h, payload: payload, svc: s.svc, face: &s.face, log: s.cfg.Logger, lookup: lookup}
 	text, err = c.do(ctx)
 	if err != nil {
 		s.cfg.Logger.Warn("management request refused", "mode", h.Mode, "op", h.Op, "tid", h.TID, "lun", lunText(h.LUN), "uid", peer.Uid,

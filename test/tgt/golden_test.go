@@ -60,15 +60,15 @@ var (
 	// A LUN of such a type in a list of targets, and its rows in the statistics: those of target 2.
 	refusedLUN = regexp.MustCompile(`(?m)^ {8}LUN: \d+\n {12}Type: (cd/dvd|tape|changer)\n(?: {12}.*\n)+`)
 	refusedRow = regexp.MustCompile(`(?m)^  2   [1-4] .*\n`)
-	// The octets are of the initiator's login; Data-In PDUs and responses tgtd does not count.
-	octets = regexp.MustCompile(`(?m)^( +\d+ +\d+) +\d+ +\d+( +\d+) +\d+( +\d+) +\d+$`)
+	// The octets are of the initiator's login, too.
+	octets = regexp.MustCompile(`(?m)^( +\d+ +\d+) +\d+ +\d+( +\d+ +\d+ +\d+ +\d+)$`)
 	rbd    = "    rbd (bsoflags sync:direct)\n" // the samples' tgtd had Debian's tgt-rbd
 )
 
 // served is a sample or an output as this daemon can have it.
 func (p *plant) served(s string) string {
 	s = strings.ReplaceAll(s, rbd, "")
-	s = octets.ReplaceAllString(s, "$1 octets octets$2 datain$3 rsp")
+	s = octets.ReplaceAllString(s, "$1 octets octets$2")
 	if p.portal != "" {
 		s = strings.ReplaceAll(s, p.portal, "127.0.0.1:13260")
 	}

@@ -69,7 +69,9 @@ func (o *options) run(ctx context.Context) error {
 }
 
 // empty reports whether nothing would ever be served.
-func (o *options) empty() bool { return len(o.exports) == 0 && o.cfg.StateDir == "" && !o.file.given() && !o.admin.given() }
+func (o *options) empty() bool {
+	return len(o.exports) == 0 && o.cfg.StateDir == "" && !o.file.given() && !o.admin.given()
+}
 
 func (o *options) setProcs(targets int) {
 	if o.procs > 0 {

@@ -51,7 +51,7 @@ func newRig(t *testing.T) *rig {
 	if err := r.m.Serve(); err != nil {
 		t.Fatal(err)
 	}
-	r.server = "unix:" + filepath.Join(t.TempDir(), "s")
+	r.server = "unix:" + filepath.Join(t.TempDir(), "s#1 %41?x")
 	s, err := grpcd.New(r.m, grpcd.Config{})
 	if err != nil {
 		t.Fatal(err)

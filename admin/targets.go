@@ -367,11 +367,15 @@ func (m *Manager) DrainTarget(ctx context.Context, ref Ref) (err error) {
 	if err := m.EditTarget(ctx, ref, func(t *spec.Target) error { t.Offline = true; return nil }); err != nil {
 		return err
 	}
-	ctx, done, err := m.begin(ctx)
-	if err != nil {
-		return err
+	// The time that initiators have is the caller's to say, not CallTimeout's; without a word it is that.
+	if _, told := ctx.Deadline(); !told {
+		bounded, done, err := m.begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer done()
+		ctx = bounded
 	}
-	defer done()
 	e, err := m.find(ref)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package grpcd_test
 
 import (
 	"context"
+	"net"
 	"path/filepath"
 	"testing"
 	"time"
@@ -58,9 +59,13 @@ func serveOn(t testing.TB, s *grpcd.Server, address string) *grpcd.Listener {
 }
 
 // dial connects to a socket.
-func dial(t testing.TB, path string) *grpc.ClientConn {
+func dial(t testing.TB, path string, options ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	c, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"))
+	c, err := grpc.NewClient("passthrough:///localhost", append(options, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}))...)
 	if err != nil {
 		t.Fatal(err)
 	}

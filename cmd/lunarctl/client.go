@@ -87,7 +87,12 @@ func (c *cli) dial() (*grpc.ClientConn, error) {
 	options := []grpc.DialOption{grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithUserAgent("lunarctl/" + version), grpc.WithNoProxy()}
 	switch {
 	case ok && kind == "unix" && filepath.IsAbs(rest):
-		return grpc.NewClient("unix://"+rest, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"))...)
+		// gRPC would read the path as part of a URL: some characters mean something there.
+		dial := func(ctx context.Context, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", rest)
+		}
+		return grpc.NewClient("passthrough:///localhost", append(options, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(dial))...)
 	case ok && kind == "tcp":
 		host, _, err := net.SplitHostPort(rest)
 		if err != nil {

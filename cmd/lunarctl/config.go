@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
@@ -192,7 +193,7 @@ func (c *cli) carryOut(cmd *cobra.Command, f *config.File, a application) error 
 	if err != nil {
 		var fail *failure
 		if errors.As(err, &fail) && slices.ContainsFunc(steps, func(s *api.Step) bool { return s.GetDone() }) {
-			fail.hint = fail.hint + "; what is listed before it was done: apply again to go on from there"
+			fail.hint = strings.TrimPrefix(fail.hint+"; what is listed was done: apply again to go on from there", "; ")
 			steps = slices.DeleteFunc(steps, func(s *api.Step) bool { return !s.GetDone() })
 			if werr := c.writeSteps(cmd, steps); werr != nil {
 				return werr

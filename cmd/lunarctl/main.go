@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -49,7 +50,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	case err == nil:
 		return 0
 	case errors.As(err, &failed):
-		fmt.Fprintln(errOut, "lunarctl:", printable(failed.Error()))
+		for _, line := range strings.Split(failed.Error(), "\n") { // a file may have many mistakes
+			fmt.Fprintln(errOut, "lunarctl:", printable(line))
+		}
 		if failed.hint != "" {
 			fmt.Fprintln(errOut, "hint:", printable(failed.hint))
 		}

@@ -1,0 +1,354 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lunar-iscsi/lunar/scsi/cdb"
+	"github.com/lunar-iscsi/lunar/scsi/sam"
+)
+
+const disk = "iqn.2026-11.io.lunar:disk"
+
+// script is a tour of every command with what it answers: lines that begin with $ are run, in order, on one daemon.
+// An initiator is logged in where a line says so.
+var script = []string{
+	"$ target add iqn.2026-11.io.lunar:disk --alias first --lun 1=mem:?size=64M",
+	"$ target add iqn.2026-11.io.lunar:disk --alias first --lun 1=mem:?size=64M --allow-existing",
+	"$ target add iqn.2026-11.io.lunar:disk --alias second --allow-existing",
+	"$ target add iqn.2026-11.io.lunar:disk",
+	"$ target add iqn.2026-11.io.lunar:other --tid 7 --address 192.0.2.0/24 --initiator iqn.1993-08.org.debian:* --offline --no-controller --redirect [2001:db8::1]:3261",
+	"$ target list",
+	"$ acl add 1 --initiator iqn.1993-08.org.debian:01:host",
+	"$ acl add 1 --initiator iqn.1993-08.org.debian:01:host",
+	"$ acl add 1 --initiator iqn.1993-08.org.debian:01:host --allow-existing",
+	"$ acl add 1 --initiator iqn.1993-08.org.debian:01:host --read-only --allow-existing",
+	"$ acl add 1 --address ALL --read-only --no-reset --position 0",
+	"$ acl list 1",
+	"$ acl remove 1 --address ALL",
+	"$ acl remove 1 --address ALL",
+	"$ acl remove 1 --address ALL --missing-ok",
+	"$ acl add 1",
+	"$ lun add 1 2 null:?size=1T --serial S2 --vendor ACME --product Disk --read-only --thin off",
+	"$ lun add 1 2 null:?size=1T",
+	"$ lun add 1 2 null:?size=1T --serial S2 --allow-existing",
+	"$ lun add 1 3 nosuch:volume",
+	"$ lun add 1 99999 mem:?size=1M",
+	"$ lun list",
+	"$ lun list 7",
+	"$ lun set 1 2 --read-only=false --write-cache on",
+	"$ lun set 1 2",
+	"$ lun set 1 2 --thin maybe",
+	"$ lun resize 1 1 +64M",
+	"$ lun resize 1 1 1M",
+	"$ lun resize 1 1 1M --force",
+	"$ lun resize 1 1 12x",
+	"$ lun offline 1 2",
+	"$ lun show 1 2",
+	"$ lun online 1 2",
+	"$ lun show 1 9",
+	"$ acl map add 1 iqn.1993-08.org.debian:01:* 1=2 5",
+	"$ acl map add 1 iqn.1993-08.org.debian:01:* 1=2",
+	"$ acl map add 1 * --allow-existing",
+	"$ acl map list 1",
+	"$ acl map remove 1 iqn.1993-08.org.debian:01:* 5",
+	"$ acl map remove 1 *",
+	"$ acl map remove 1 iqn.1993-08.org.debian:01:*",
+	"$ target set 1 --alias changed --nop-interval 30 --nop-count 3 --param FirstBurstLength=65536 --param MaxOutstandingR2T=4 --portal-group 1",
+	"$ target set 1 --clear-param MaxOutstandingR2T",
+	"$ target set 1",
+	"$ target set 1 --param NoSuchKey=1",
+	"$ target show 1",
+	"$ target show 7",
+	"$ target show iqn.2026-11.io.lunar:none",
+	"$ account list",
+	"< correct horse battery",
+	"$ account add alice",
+	"< correct horse battery",
+	"$ account add alice --allow-existing",
+	"< another secret of hers",
+	"$ account add alice --allow-existing",
+	"< another secret of hers",
+	"$ account set-secret alice",
+	"< the daemon's own secret",
+	"$ account add lunar",
+	"$ account bind alice --target 7",
+	"$ account bind alice --target 7",
+	"$ account bind alice --discovery",
+	"$ account bind lunar --target 7 --outgoing",
+	"$ account bind nobody --target 7",
+	"$ account bind alice",
+	"$ account list",
+	"$ account unbind alice --discovery",
+	"$ account unbind alice --discovery",
+	"$ account unbind lunar --target 7 --outgoing --missing-ok",
+	"$ account remove alice",
+	"$ account remove alice",
+	"$ portal add 127.0.0.1:0 --group 2 --advertise 198.51.100.1:3260",
+	"$ portal list",
+	"$ portal add nonsense",
+	"$ portal remove 192.0.2.1:1",
+	"$ portal remove 192.0.2.1:1 --missing-ok",
+	"$ system set --nop-interval 20 --nop-count 2",
+	"$ system offline",
+	"$ system show",
+	"$ system online",
+	"$ system shutdown --if-empty",
+	"$ store list",
+	"$ version",
+	"login",
+	"$ session list",
+	"$ session show 1 1",
+	"$ session show 1 2",
+	"$ session close 1 0",
+	"$ session close 1 1 --connection 9",
+	"$ stats 1",
+	"$ target remove 1",
+	"$ target drain 1 --within 1ms",
+	"$ target online 1",
+	"$ session close 1 1 --missing-ok",
+	"$ config show",
+	"$ target offline 7",
+	"$ lun remove 1 2",
+	"$ lun remove 1 2",
+	"$ lun remove 1 2 --missing-ok",
+	"$ target remove 1 --force",
+	"$ target remove 7",
+	"$ target remove 7 --missing-ok",
+	"$ system shutdown",
+	"$ nonsense",
+	"$ target nonsense",
+	"$ target show",
+	"$ target list --no-such-flag",
+}
+
+// TestScript runs the script and compares everything that is written, exit statuses and standard error with it.
+func TestScript(t *testing.T) {
+	r := newRig(t)
+	var b strings.Builder
+	in := ""
+	for _, line := range script {
+		switch {
+		case line == "login":
+			s := r.login(disk, "iqn.1993-08.org.debian:01:host")
+			read := cdb.Transfer(cdb.Read10, 0, 8, 0)
+			for range 3 {
+				if _, err := s.Command(r.ctx(), sam.NewLUN(1), read[:10], nil, 4096); err != nil {
+					t.Fatal(err)
+				}
+			}
+			continue
+		case line[0] == '<':
+			in = line[2:] + "\n"
+			continue
+		}
+		status, out, errOut := r.run(in, strings.Fields(line[2:])...)
+		in = ""
+		b.WriteString(line + "\n" + out + errOut)
+		if status != 0 {
+			fmt.Fprintf(&b, "exit status %d\n", status)
+		}
+	}
+	golden(t, "script.txt", b.String())
+	select {
+	case <-r.shutdown:
+	default:
+		t.Error("the daemon was not told to end")
+	}
+}
+
+// TestJSONOfEveryCommand: each command that shows something has --json, which is one JSON value, with names that the .proto files have.
+func TestJSONOfEveryCommand(t *testing.T) {
+	r := newRig(t)
+	r.ok("target add " + disk + " --lun 1=mem:?size=64M --initiator *")
+	r.login(disk, "iqn.2026-11.test:a")
+	for line, has := range map[string]string{
+		"target list": ".0.spec.name", "target show 1": ".spec.luns", "lun list": ".0.live.luns.1.size", "lun show 1 1": ".live.block_size", "portal list": ".0.bound", "acl list 1": ".0.initiator",
+		"acl map list 1": "", "account list": "", "session list": ".0.initiator", "session show 1 1": ".params.max_burst_length", "stats": ".0.live.luns.1.stats.reads", "stats --server-totals": ".logins",
+		"system show": ".spec.offline", "store list": ".0.scheme", "version": ".lunard", "config show": ".targets.0.luns.0.volume", "target set 1 --alias x": ".target.alias", "target offline 1": ".target.offline",
+		"lun resize 1 1 auto": ".size", "acl add 1 --address ALL": ".rules.1.address", "stats --watch --times 1": ".targets.0.live.uptime",
+	} {
+		var v any
+		out := r.ok(line + " --json")
+		if err := json.Unmarshal([]byte(out), &v); err != nil {
+			t.Errorf("%s --json: %v\n%s", line, err, out)
+			continue
+		}
+		for _, k := range strings.FieldsFunc(has, func(r rune) bool { return r == '.' }) {
+			switch x := v.(type) {
+			case []any:
+				var i int
+				fmt.Sscan(k, &i)
+				if i >= len(x) {
+					t.Errorf("%s --json has no %s: %s", line, has, out)
+					v = nil
+				} else {
+					v = x[i]
+				}
+			case map[string]any:
+				var ok bool
+				if v, ok = x[k]; !ok {
+					t.Errorf("%s --json has no %s: %s", line, has, out)
+				}
+			}
+		}
+	}
+}
+
+// TestWatch: rates are written for each sample, and of what happened in it.
+func TestWatch(t *testing.T) {
+	r := newRig(t)
+	r.ok("target add " + disk + " --lun 1=mem:?size=64M --initiator *")
+	out := r.ok("stats --watch --times 2 --interval 100ms")
+	if n := strings.Count(out, "READS/S"); n != 2 {
+		t.Errorf("%d tables:\n%s", n, out)
+	}
+	status, _, errOut := r.run("", "stats", "--watch", "--interval", "1ms")
+	if status != exitUsage || !strings.Contains(errOut, "is below") {
+		t.Errorf("%d, %s", status, errOut)
+	}
+}
+
+// TestEvents: a change made after the stream began is told, with who made it.
+func TestEvents(t *testing.T) {
+	r := newRig(t)
+	began := make(chan struct{})
+	w := &notify{when: "watching", do: func() { close(began) }}
+	done := make(chan string)
+	go func() {
+		var out strings.Builder
+		run(r.ctx(), []string{"--server", r.server, "events", "--kind", "target_added,lun_added", "--times", "2"}, nil, &out, w)
+		done <- out.String()
+	}()
+	<-began
+	r.ok("target add " + disk)
+	r.ok("target set 1 --alias unheard")
+	r.ok("lun add 1 5 mem:?size=1M")
+	golden(t, "events.txt", <-done)
+	if status, _, errOut := r.run("", "events", "--kind", "nonsense"); status != exitUsage || !strings.Contains(errOut, "nonsense") {
+		t.Errorf("%d, %s", status, errOut)
+	}
+}
+
+// A notify is a writer that tells when it was written something.
+type notify struct {
+	when string
+	do   func()
+}
+
+func (n *notify) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), n.when) {
+		n.do()
+	}
+	return len(p), nil
+}
+
+// TestNoDaemon: where nobody answers, that is said, with where, and with a status of its own.
+func TestNoDaemon(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "none")
+	var out, errOut strings.Builder
+	status := run(t.Context(), []string{"target", "list", "--server", "unix:" + path}, nil, &out, &errOut)
+	if status != exitNoServer || !strings.Contains(errOut.String(), "no daemon answers at unix:"+path) || !strings.Contains(errOut.String(), "\nhint: ") || out.Len() != 0 {
+		t.Errorf("%d, %q, %q", status, out.String(), errOut.String())
+	}
+	t.Setenv("LUNAR_SERVER", "nonsense")
+	errOut.Reset()
+	if status := run(t.Context(), []string{"target", "list"}, nil, &out, &errOut); status != exitUsage || !strings.Contains(errOut.String(), `"nonsense": want unix:/PATH`) {
+		t.Errorf("%d, %q", status, errOut.String())
+	}
+	errOut.Reset()
+	if status := run(t.Context(), []string{"target", "list", "--server", "tcp:127.0.0.1:1"}, nil, &out, &errOut); status != exitUsage || !strings.Contains(errOut.String(), "mutual TLS") {
+		t.Errorf("%d, %q", status, errOut.String())
+	}
+}
+
+// TestCompletion: names come from the live daemon, with what they are; without one there are none, soon.
+func TestCompletion(t *testing.T) {
+	r := newRig(t)
+	r.ok("target add " + disk + " --lun 3=mem:?size=64M --initiator *")
+	r.login(disk, "iqn.2026-11.test:a")
+	for line, want := range map[string]string{
+		"target show ": disk + "\ttid 1, 1 LUNs", "lun show 1 ": "3\tmem:?size=64M", "session close 1 ": "1\tiqn.2026-11.test:a", "acl add 1 --initiator ": "iqn.2026-11.test:a",
+		"portal remove ": r.portal + "\tgroup 1", "events --kind ": "lun_resized", "lun set 1 3 --thin ": "auto", "target list ": "",
+	} {
+		_, out, _ := r.run("", append([]string{"__complete"}, append(strings.Fields(line), "")...)...)
+		if !strings.Contains("\n"+out, "\n"+want) || strings.Contains(out, ":0") {
+			t.Errorf("%s: %q, want %q", line, out, want)
+		}
+	}
+	r.server = "unix:" + filepath.Join(t.TempDir(), "none")
+	if _, out, _ := r.run("", "__complete", "target", "show", ""); out != ":4\n" {
+		t.Errorf("without a daemon: %q", out)
+	}
+}
+
+// TestConfig: a file is compared, applied, and applied again without effect; mistakes in it are told by line, and change nothing.
+func TestConfig(t *testing.T) {
+	r := newRig(t)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	first := write("lunar.yaml", `
+accounts:
+  - {name: alice, secret: not to be seen}
+targets:
+  - name: iqn.2026-11.io.lunar:disk
+    access: [ALL]
+    auth: {incoming: [alice]}
+    luns:
+      - {lun: 1, volume: "mem:?size=64M"}
+      - {lun: 2, volume: "mem:?size=32M"}
+`)
+	var b strings.Builder
+	say := func(args ...string) {
+		status, out, errOut := r.run("", args...)
+		fmt.Fprintf(&b, "$ %s\n%s%s", strings.ReplaceAll(strings.Join(args, " "), dir+"/", ""), strings.ReplaceAll(out, dir+"/", ""), strings.ReplaceAll(errOut, dir+"/", ""))
+		if status != 0 {
+			fmt.Fprintf(&b, "exit status %d\n", status)
+		}
+	}
+	say("config", "diff", first)
+	say("config", "diff", first, "--exit-code")
+	say("config", "apply", first, "--dry-run")
+	if n := len(r.m.Targets(false)); n != 0 {
+		t.Fatalf("a dry run has made %d targets", n)
+	}
+	say("config", "apply", first)
+	say("config", "apply", first)
+	say("config", "show")
+	// Without accounts in the file, what there is stays, secrets with it.
+	second := write("second.yaml", `
+targets:
+  - name: iqn.2026-11.io.lunar:disk
+    alias: another
+    access: [ALL]
+    auth: {incoming: [alice]}
+    luns:
+      - {lun: 1, volume: "mem:?size=64M"}
+`)
+	say("config", "apply", second)
+	if d := r.m.Document(); len(d.Accounts) != 1 || d.Accounts[0].Secret != "not to be seen" {
+		t.Errorf("the account is %+v", d.Accounts)
+	}
+	say("config", "apply", write("wrong.yaml", "targets:\n  - name: iqn.2026-11.io.lunar:disk\n    nonsense: 1\n"))
+	say("config", "apply", filepath.Join(dir, "none.yaml"))
+	say("config", "apply", write("fails.yaml", "targets:\n  - name: iqn.2026-11.io.lunar:a\n  - name: iqn.2026-11.io.lunar:b\n    luns:\n      - {lun: 1, volume: \"file:///no/such/file\"}\n"))
+	conf := write("targets.conf", "<target iqn.2026-11.io.lunar:tgt>\n  backing-store "+write("disk.img", strings.Repeat("\x00", 1<<20))+"\n  incominguser bob secretofbobs1\n  initiator-name iqn.x:y\n</target>\n")
+	say("config", "import", conf, "--dry-run")
+	say("config", "import", conf)
+	say("target", "list")
+	say("config", "import", conf, "--print")
+	golden(t, "config.txt", strings.ReplaceAll(b.String(), dir, "DIR"))
+	if strings.Contains(strings.ReplaceAll(b.String(), "--print", ""), "not to be seen") {
+		t.Error("a secret is shown")
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -313,5 +314,32 @@ func TestConfigWithoutState(t *testing.T) {
 		}
 		was = now
 		d.Kill(t)
+	}
+}
+
+// A SIGHUP that comes while the daemon starts does not end it.
+func TestHangupDuringStart(t *testing.T) {
+	// A start that waits: an NBD server that takes the connection and says nothing.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := exec.CommandContext(t.Context(), daemon.Binary(t), "--portal=127.0.0.1:0", daemon.Export("x", "nbd://"+l.Addr().String()+"/x"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	// The server goes away, and with it the reason to wait: the start fails, by itself.
+	_ = l.Close()
+	_ = conn.Close()
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("lunard: %v; want exit status 1, a start that failed", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -148,13 +149,20 @@ func (p *pending) open(ctx context.Context, u *backstore.URI, l *spec.LUN, force
 }
 
 // passingName names a disk that is of this run only and whose engine names its volume by nothing lasting. A target name is unique in the
-// world (RFC 7143 §4.2.7), and what it calls a LUN stays the same disk as long as the command line does. Empty: there is no
-// telling, as with new memory.
+// world (RFC 7143 §4.2.7), and what it calls a LUN stays the same disk as long as the command line does. Where nothing is saved a file may
+// say the same in the next run, and another volume behind that LUN in this one: there the volume's name is part of the disk's. Empty: it
+// can be saved, or there is no telling, as with new memory.
 func (p *pending) passingName(u *backstore.URI) string {
-	if !p.d.e.passing || u == nil || volumeKey(u) == "" {
+	switch {
+	case u == nil || volumeKey(u) == "":
 		return ""
+	case p.d.e.passing:
+		return fmt.Sprintf("%s/%d", p.d.e.norm, p.d.lun)
+	case p.m.cfg.State == nil:
+		h := sha256.Sum256([]byte(volumeKey(u)))
+		return fmt.Sprintf("%s/%d/%x", p.d.e.norm, p.d.lun, h[:8])
 	}
-	return fmt.Sprintf("%s/%d", p.d.e.norm, p.d.lun)
+	return ""
 }
 
 // openVolume opens what stands behind a LUN. A disk of tgt's faces may become writable at any time, whatever it is now: its volume is opened

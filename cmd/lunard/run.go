@@ -111,6 +111,9 @@ func (o *options) configure(log *asyncLog) error {
 func (o *options) manage(ctx context.Context, portals *portals, exports []export, doc spec.Document, log *asyncLog) (err error) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	hup := make(chan os.Signal, 1) // from here on: one that comes during the start would end the process
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	state, err := o.openState(log)
 	if err != nil {
 		return err
@@ -159,7 +162,7 @@ func (o *options) manage(ctx context.Context, portals *portals, exports []export
 			return err
 		}
 	}
-	o.wait(ctx, m, sd, ask, log)
+	o.wait(ctx, m, sd, hup, ask, log)
 	stop() // a second signal ends the process
 	sd.stopping()
 	o.drainAll(m, log)
@@ -200,10 +203,7 @@ func (o *options) load(ctx context.Context, m *admin.Manager, portals *portals, 
 }
 
 // wait returns when the daemon is to end. SIGHUP has it read its files again.
-func (o *options) wait(ctx context.Context, m *admin.Manager, sd *systemd, ask <-chan struct{}, log *asyncLog) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+func (o *options) wait(ctx context.Context, m *admin.Manager, sd *systemd, hup <-chan os.Signal, ask <-chan struct{}, log *asyncLog) {
 	for {
 		select {
 		case <-ctx.Done():

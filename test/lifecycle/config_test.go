@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -234,4 +235,111 @@ func TestTargetsConf(t *testing.T) {
 	}
 	d.WaitLog(t, 0, "tgt-admin would admit everybody")
 	d.Stop(t)
+}
+
+// identity is what a disk says it is: VPD page 83h.
+func (l *live) identity(t *testing.T) string {
+	t.Helper()
+	r, err := l.Command(t.Context(), sam.NewLUN(1), initiator.InquiryVPD(0x83, 255), nil, 255)
+	if err == nil {
+		err = r.Err()
+	}
+	if err != nil {
+		t.Fatalf("INQUIRY to %s: %v", l.name, err)
+	}
+	return string(r.Data)
+}
+
+// At a start the file is applied on top of what is saved: what it does not name goes, what it names and leaves open stays as it was.
+func TestConfigOverState(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "lunar.yaml")
+	put := func(text string) {
+		if err := os.WriteFile(path, []byte(strings.NewReplacer("PREFIX", daemon.Prefix, "DIR", dir).Replace(text)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const two = `
+targets:
+  - name: PREFIXa
+    access: [ALL]
+    luns:
+      - {lun: 1, volume: "file://DIR/a.img?size=1M"}
+  - name: PREFIXb
+    access: [ALL]
+    luns:
+      - {lun: 1, volume: "file://DIR/b.img?size=1M"}
+`
+	start := func() *daemon.Daemon {
+		return daemon.Start(t, "--config", path, "--state-dir", filepath.Join(dir, "state"))
+	}
+	put(two)
+	d := start()
+	a := logIn(t, d, "a")
+	was := a.identity(t)
+	d.Kill(t)
+
+	put(strings.Replace(two[:strings.LastIndex(two, "  - name:")], "access: [ALL]", "access: [127.0.0.0/8]", 1))
+	d = start()
+	if now := logIn(t, d, "a").identity(t); now != was {
+		t.Errorf("the disk was %q, and is %q", was, now)
+	}
+	if _, err := initiator.Login(t.Context(), initiator.Options{Portal: d.Addr, TargetName: daemon.Prefix + "b"}); err == nil {
+		t.Error("a target that is no longer in the file takes logins")
+	}
+	d.Kill(t)
+
+	// Without the file, what was applied is what is saved.
+	d = daemon.Start(t, "--state-dir", filepath.Join(dir, "state"))
+	if now := logIn(t, d, "a").identity(t); now != was {
+		t.Errorf("the disk was %q, and is %q", was, now)
+	}
+	d.Stop(t)
+}
+
+// Where nothing is saved, the same file still makes the same disks.
+func TestConfigWithoutState(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "lunar.yaml")
+	text := strings.NewReplacer("PREFIX", daemon.Prefix, "mem:?size=1M", "file://"+dir+"/a.img?size=1M").Replace(configText)
+	if err := os.WriteFile(path, []byte(text[:strings.LastIndex(text, "  - name:")]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	was := ""
+	for range 2 {
+		d := daemon.Start(t, "--config", path)
+		now := logIn(t, d, "a").identity(t)
+		if was != "" && now != was {
+			t.Errorf("the disk was %q, and is %q", was, now)
+		}
+		was = now
+		d.Kill(t)
+	}
+}
+
+// A SIGHUP that comes while the daemon starts does not end it.
+func TestHangupDuringStart(t *testing.T) {
+	// A start that waits: an NBD server that takes the connection and says nothing.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := exec.CommandContext(t.Context(), daemon.Binary(t), "--portal=127.0.0.1:0", daemon.Export("x", "nbd://"+l.Addr().String()+"/x"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	// The server goes away, and with it the reason to wait: the start fails, by itself.
+	_ = l.Close()
+	_ = conn.Close()
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("lunard: %v; want exit status 1, a start that failed", err)
+	}
 }

@@ -92,3 +92,19 @@ func TestISNS(t *testing.T) {
 	r.fails(t, ErrUnsupported, "--mode sys --op update -n iSNS -v On")
 	r.must(t, "--mode sys --op update -n iSNS -v Off")
 }
+
+// Of a list of settings everything that is right is done, and the last one says how it went.
+func TestSystemLists(t *testing.T) {
+	r := started(t)
+	update := func(list string, no Errno, offline bool) {
+		t.Helper()
+		_, err := r.do(Header{Mode: ModeSystem, Op: OpUpdate}, list)
+		if (err == nil) != (no == Success) || err != nil && errnoOf(err) != no || r.Document().System.Offline != offline {
+			t.Errorf("%s: %v, offline %v", list, err, r.Document().System.Offline)
+		}
+	}
+	update("foo=1,State=offline", Success, true)
+	update("State=ready,foo=1", ErrInvalidRequest, false)
+	update("State=offline,iSNS=On", ErrUnsupported, true)
+	update("State=bogus,State=ready,", Success, false)
+}

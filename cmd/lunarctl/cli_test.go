@@ -41,6 +41,7 @@ var script = []string{
 	"$ lun list",
 	"$ lun list 7",
 	"$ lun set 1 2 --read-only=false --write-cache on",
+	"$ lun set 1 2 --write-cache on",
 	"$ lun set 1 2",
 	"$ lun set 1 2 --thin maybe",
 	"$ lun resize 1 1 +64M",

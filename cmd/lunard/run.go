@@ -36,13 +36,13 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := o.admin.check(); err != nil {
+		return err
+	}
 	if o.empty() {
 		return usageError{errors.New("nothing to serve: give --export IQN[/LUN]=URI, --config FILE, --state-dir DIR, or --listen-admin ADDRESS; see lunard --help")}
 	}
 	if err := o.file.check(); err != nil {
-		return err
-	}
-	if err := o.admin.check(); err != nil {
 		return err
 	}
 	portals, err := parsePortals(o.portals, o.bind, exports)

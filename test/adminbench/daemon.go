@@ -97,7 +97,7 @@ func (d *daemon) fill(ctx context.Context, targets int) error {
 			{name: "bind", mode: modeTarget, op: opBind, tid: int32(i), lun: noLUN, payload: "initiator-address=ALL"},
 		} {
 			if _, err := c.do(ctx, d.socket); err != nil {
-				return err
+				return errors.Join(err, d.failed())
 			}
 		}
 	}

@@ -30,6 +30,17 @@ func TestTgtDiskGetsAnotherVolume(t *testing.T) {
 	}
 }
 
+// Volumes of memory and of nothing are each their own, in targets and at LUNs, also where reservations are kept in a folder.
+func TestTgtDisksOnNothing(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, &testState{}, func(c *Config) { c.Target.StateDir = dir })
+	for _, name := range []string{"a", "b"} {
+		disks := []spec.LUN{{Number: 1, Volume: "null:", TgtNaming: true}, {Number: 2, Volume: "null:", TgtNaming: true}, {Number: 3, Volume: "mem:?size=1M", TgtNaming: true}}
+		_, err := r.AddTarget(r.ctx(), spec.Target{Name: iqn + name, Access: everybody(), LUNs: disks})
+		r.ok(err)
+	}
+}
+
 // A size that is no multiple of a block is a mistake of the caller's, not something that the store cannot.
 func TestResizeToNoSize(t *testing.T) {
 	r := newRig(t, &testState{})

@@ -48,6 +48,9 @@ func diskConfig(e *entry, l *spec.LUN) scsi.DiskConfig {
 			// What is shown comes of the numbers of target and LUN. This one tells sessions, and saved reservations, whether a
 			// number stands for another volume than before.
 			volume, _, _ := strings.Cut(l.Volume, "?")
+			if u, err := backstore.ParseURI(l.Volume); err != nil || volumeKey(u) == "" {
+				volume = fmt.Sprintf("%s of target %d LUN %d", volume, e.tid, l.Number) // each is a volume of its own
+			}
 			cfg.Identity = "tgt volume " + volume
 		}
 	}

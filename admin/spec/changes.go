@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"reflect"
@@ -52,6 +53,9 @@ func changes(name string, a, b reflect.Value) (out []string) {
 		if a.Len() == 0 && b.Len() == 0 {
 			return nil
 		}
+		if was, is := listed(a), listed(b); was != "" && is != "" {
+			return []string{fmt.Sprintf("%s: %s -> %s", name, was, is)}
+		}
 		if k := a.Type().Elem().Kind(); k == reflect.Struct {
 			return []string{fmt.Sprintf("%s: %d -> %d of them", name, a.Len(), b.Len())}
 		}
@@ -67,6 +71,26 @@ func changes(name string, a, b reflect.Value) (out []string) {
 		return []string{fmt.Sprintf("%s: %s -> %s", name, told(a), told(b))}
 	}
 	return out
+}
+
+// maxListed is how long a list may be, in characters, to be told whole.
+const maxListed = 300
+
+// listed tells the elements of a list that has no secrets in it: access rules and LUN maps. Empty: another list, or one that is too long.
+func listed(v reflect.Value) string {
+	switch v.Interface().(type) {
+	case []Rule, []LUNMap:
+	default:
+		return ""
+	}
+	if v.Len() == 0 {
+		return "[]"
+	}
+	text, err := json.Marshal(v.Interface())
+	if err != nil || len(text) > maxListed {
+		return ""
+	}
+	return string(text)
 }
 
 // bare is a volume's URI without its options.

@@ -28,6 +28,7 @@ type Config struct {
 	Version  string
 
 	CallTimeout  time.Duration // a change takes so long at most, its wait for a turn included
+	OpenTimeout  time.Duration // one volume may take so long to open; at the start, where each is opened, too
 	CloseTimeout time.Duration // what a change leaves to be closed is waited for so long
 	RetryVolumes time.Duration // between tries at volumes that could not be opened at the start; negative: none
 	MaxWaiting   int           // changes of one target that wait for their turn
@@ -42,6 +43,7 @@ type Config struct {
 // The defaults of Config.
 const (
 	DefaultCallTimeout  = time.Minute
+	DefaultOpenTimeout  = 20 * time.Second
 	DefaultCloseTimeout = 10 * time.Second
 	DefaultRetryVolumes = 30 * time.Second
 	DefaultMaxWaiting   = 256
@@ -75,7 +77,7 @@ func (c Config) withDefaults() Config {
 	for _, d := range []struct {
 		p   *time.Duration
 		def time.Duration
-	}{{&c.CallTimeout, DefaultCallTimeout}, {&c.CloseTimeout, DefaultCloseTimeout}, {&c.RetryVolumes, DefaultRetryVolumes}} {
+	}{{&c.CallTimeout, DefaultCallTimeout}, {&c.OpenTimeout, DefaultOpenTimeout}, {&c.CloseTimeout, DefaultCloseTimeout}, {&c.RetryVolumes, DefaultRetryVolumes}} {
 		if *d.p == 0 {
 			*d.p = d.def
 		}

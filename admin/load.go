@@ -64,7 +64,8 @@ func (m *Manager) keepPortal(p spec.Portal) {
 	m.setPortals(list)
 }
 
-// LoadPortals binds the portals that were saved. One that cannot be bound fails it.
+// LoadPortals binds the portals that were saved. One that cannot be bound fails it, unless there are some of this run: these are a way in by which
+// it can be removed, and it stays saved and unbound.
 func (m *Manager) LoadPortals() error {
 	if m.cfg.State == nil {
 		return nil
@@ -79,10 +80,15 @@ func (m *Manager) LoadPortals() error {
 			m.keepPortal(p) // the command line has named it, too
 			continue
 		}
-		if err != nil {
-			return fmt.Errorf("a portal that was saved in %s cannot be opened: %w", m.cfg.State.File(), err)
+		if err != nil && !slices.ContainsFunc(m.portalsNow(), func(o *portalEntry) bool { return o.passing }) {
+			return &Error{Code: CodeOf(err), Err: fmt.Errorf("a portal that was saved in %s cannot be opened: %w", m.cfg.State.File(), err),
+				Hint: "start with --portal ADDR:PORT to be let in without it, and remove it then"}
 		}
-		m.setPortals(append(m.portalsNow(), n))
+		if err != nil {
+			m.log.Warn("a portal that was saved cannot be opened, and is left out", "portal", p.Address, "error", err)
+			n = &portalEntry{spec: p, state: PortalState{Spec: p}}
+		}
+		m.setPortals(append(slices.Clip(m.portalsNow()), n))
 	}
 	return nil
 }

@@ -100,6 +100,9 @@ func (m *Manager) RemovePortal(ctx context.Context, addr netip.AddrPort) (err er
 		return err
 	}
 	m.setPortals(left)
+	if !gone.state.Bound.IsValid() {
+		return nil // it was saved, and could not be bound
+	}
 	if err := m.srv.ClosePortal(gone.state.Bound); err != nil {
 		m.log.Warn("a portal was removed that was closed already", "portal", gone.spec.Address, "error", err)
 	}

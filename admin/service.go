@@ -35,7 +35,7 @@ type SystemState struct {
 // A PortalState is a portal with what it is bound to: the port that port 0 has become.
 type PortalState struct {
 	Spec  spec.Portal
-	Bound netip.AddrPort
+	Bound netip.AddrPort // not valid: it was saved, and could not be bound at the start
 }
 
 // A DriverInfo is one kind of volume that can be served.

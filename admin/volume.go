@@ -172,6 +172,8 @@ func (p *pending) passingName(u *backstore.URI) string {
 // for that, unless its URI says otherwise.
 func (m *Manager) openVolume(ctx context.Context, u *backstore.URI, d *disk, l *spec.LUN) (backstore.Store, error) {
 	warn := func(line string) { m.log.Warn(line, "target", d.e.name, "lun", d.lun) }
+	ctx, cancel := context.WithTimeoutCause(ctx, m.cfg.OpenTimeout, fmt.Errorf("not open within %v", m.cfg.OpenTimeout))
+	defer cancel()
 	st, err := m.cfg.Registry.Open(ctx, u, backstore.Options{ReadOnly: l.ReadOnly && l.Tgt == nil, Warn: warn})
 	if err == nil && m.cfg.Wrap != nil {
 		st = m.cfg.Wrap(d.e.norm, d.lun, st)

@@ -197,7 +197,9 @@ func (o *options) load(ctx context.Context, m *admin.Manager, portals *portals, 
 	}
 	var bound []netip.AddrPort
 	for _, p := range m.Portals() {
-		bound = append(bound, p.Bound)
+		if p.Bound.IsValid() {
+			bound = append(bound, p.Bound)
+		}
 	}
 	return bound, nil
 }

@@ -58,7 +58,7 @@ func TestReservationsFollowTheIdentity(t *testing.T) {
 	}
 
 	second := newRig(t, Config{StateDir: dir}, "")
-	a, b = second.login(1), second.login(2)
+	_, b = second.login(1), second.login(2)
 	if got := second.keys(b); !slices.Equal(got, []uint64{0xa, 0xb}) || second.writeStatus(b) != sam.ReservationConflict {
 		t.Errorf("keys after the restart: %x", got)
 	}

@@ -63,7 +63,6 @@ func play(t *testing.T, fs *journaltest.FS, seed uint64) (must, may model) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 2))
 	must = model{}
-	may = must
 	j, err := journal.Open(fs, journal.Options{CompactBytes: 2000})
 	if err != nil {
 		if !errors.Is(err, journaltest.ErrStopped) {

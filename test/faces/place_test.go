@@ -196,3 +196,32 @@ func (p *place) login(n byte, target string, change ...func(*initiator.Options))
 	p.Cleanup(func() { s.Close() })
 	return s
 }
+
+// secret makes an account with lunarctl, which reads the secret from its standard input.
+func (p *place) secret(name string) {
+	p.Helper()
+	c := exec.Command(p.lunarctl, "--server=unix:"+p.path("admin"), "account", "add", name)
+	c.Stdin = strings.NewReader(accounts[name] + "\n")
+	if out, said, status := p.run(c); status != 0 {
+		p.Fatalf("account %s: status %d\n%s%s", name, status, out, said)
+	}
+}
+
+// tid asks lunarctl for the number of a target.
+func (p *place) tid(name string) string {
+	p.Helper()
+	var list []targetStats
+	p.jsonOf(&list, "stats", name)
+	if len(list) != 1 {
+		p.Fatalf("%d targets of the name %s", len(list), name)
+	}
+	return strconv.Itoa(list[0].TID)
+}
+
+// be is a number in network byte order.
+func be(b []byte) (n uint64) {
+	for _, c := range b {
+		n = n<<8 | uint64(c)
+	}
+	return n
+}

@@ -191,7 +191,7 @@ func (m *Manager) loopFor(e *entry, t *spec.Target) (*target.Target, error) {
 		}
 		for _, d := range m.volumes[volumeKey(u)] {
 			switch {
-			case d.e.live == nil || d.faulty:
+			case d.e.live == nil || d.faulty || !d.there:
 			case on != nil && !on.SharesLoop(d.e.live):
 				return nil, &Error{Code: Unsupported, Text: fmt.Sprintf("target %s: it has volumes of targets %s and %s, which are on different loops", t.Name, by, d.e.name),
 					Hint: "restart the daemon: they then share one"}

@@ -104,7 +104,8 @@ func (m *Manager) unreserve(e *entry) {
 // make makes a target that has been reserved. Until it is saved nobody finds it: it admits nobody. loading leaves out what is saved
 // already, and puts up with volumes that cannot be opened.
 func (m *Manager) make(ctx context.Context, e *entry, t *spec.Target, loading bool) error {
-	if len(t.Auth.Incoming) != 0 || t.Auth.Outgoing != "" {
+	binds := len(t.Auth.Incoming) != 0 || t.Auth.Outgoing != ""
+	if binds {
 		if err := m.accountsTurn.take(ctx, m.cfg.MaxWaiting); err != nil {
 			return err
 		}
@@ -145,9 +146,13 @@ func (m *Manager) make(ctx context.Context, e *entry, t *spec.Target, loading bo
 		}
 		list = append(list, p)
 	}
-	next := acc.with(e.tid, t.Auth)
+	var bound *accounts // with the turn alone: without it others may have changed accounts since we looked
+	if binds {
+		n := acc.with(e.tid, t.Auth)
+		bound = &n
+	}
 	if !loading {
-		set, err := m.targetChange(e, nil, t, &acc, &next)
+		set, err := m.targetChange(e, nil, t, &acc, bound)
 		if err == nil {
 			err = m.save(set)
 		}
@@ -159,7 +164,7 @@ func (m *Manager) make(ctx context.Context, e *entry, t *spec.Target, loading bo
 	for _, p := range list {
 		p.commit()
 	}
-	m.publish(e, t, &next, live)
+	m.publish(e, t, bound, live)
 	m.apply(e)
 	return nil
 }
@@ -345,19 +350,22 @@ func (m *Manager) RemoveTarget(ctx context.Context, ref Ref, force bool) (err er
 	if err := leaving.Commit(closing); err != nil && !errors.Is(err, target.ErrNoTarget) {
 		m.log.Warn("a target was removed, but not everything behind it could be closed in order", "target", live.Name(), "error", err)
 	}
-	m.unreserve(e)
-	return nil
-}
-
-// unpublish takes a target away from who asks. Its name and TID are still taken.
-func (m *Manager) unpublish(e *entry) {
 	for _, d := range e.disks {
 		m.release(d)
 	}
 	clear(e.disks)
+	m.unreserve(e)
+	return nil
+}
+
+// unpublish takes a target away from who asks. Its name, TID and volumes are still taken.
+func (m *Manager) unpublish(e *entry) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range e.disks {
+		d.there = false
+	}
 	e.spec, e.faults = nil, nil
-	m.mu.Unlock()
 }
 
 // DrainTarget is Service's.

@@ -23,7 +23,7 @@ type disk struct {
 	// identity is what is set as that; written before others can find the disk, then read-only.
 	identity string
 	// Guarded by Manager.mu.
-	there  bool // the logical unit is there; false: on its way
+	there  bool // the logical unit is there; false: it comes, or goes
 	faulty bool // its volume could not be opened
 }
 
@@ -107,7 +107,7 @@ func (m *Manager) claim(d *disk) (*disk, error) {
 	for _, o := range m.volumes[d.key] {
 		switch {
 		case !o.there && o.e != d.e: // of d's own target it is part of the same change
-			return nil, &Error{Code: OpenFailed, Text: fmt.Sprintf("%s: the volume is being opened for %s", d, o), Hint: "try again"}
+			return nil, &Error{Code: OpenFailed, Text: fmt.Sprintf("%s: the volume is being opened or closed for %s", d, o), Hint: "try again"}
 		case !o.faulty:
 			other = o
 		}

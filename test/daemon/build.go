@@ -11,8 +11,9 @@ import (
 )
 
 var (
-	build       = sync.OnceValues(func() (string, error) { return buildCommand("lunard") })
-	buildTgtadm = sync.OnceValues(func() (string, error) { return buildCommand("tgtadm") })
+	build         = sync.OnceValues(func() (string, error) { return buildCommand("lunard") })
+	buildTgtadm   = sync.OnceValues(func() (string, error) { return buildCommand("tgtadm") })
+	buildLunarctl = sync.OnceValues(func() (string, error) { return buildCommand("lunarctl") })
 )
 
 // Binary is the path of the lunard under test, built on first use.
@@ -37,6 +38,16 @@ func Build() (string, error) {
 func Tgtadm(t testing.TB) string {
 	t.Helper()
 	p, err := buildTgtadm()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// Lunarctl is the path of lunarctl, built on first use.
+func Lunarctl(t testing.TB) string {
+	t.Helper()
+	p, err := buildLunarctl()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func sameAs(what string, given, have proto.Message) error {
 func differs(given, have protoreflect.Message) (field string) {
 	given.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		h := have.Get(f)
-		same := false
+		var same bool
 		switch {
 		case f.IsList() && f.Message() != nil:
 			same = v.List().Len() == h.List().Len()

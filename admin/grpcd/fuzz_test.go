@@ -198,7 +198,7 @@ func FuzzCalls(f *testing.F) {
 // FuzzBytes: bytes that are no message, or half of one, are refused and change nothing.
 func FuzzBytes(f *testing.F) {
 	p := newProber(f)
-	good, err := proto.Marshal(&api.AddTargetRequest{Target: target()})
+	good, err := proto.Marshal(&api.AddTargetRequest{Target: newDisk()})
 	if err != nil {
 		f.Fatal(err)
 	}

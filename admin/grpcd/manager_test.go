@@ -59,7 +59,7 @@ func managed(t testing.TB) (*admin.Manager, *client) {
 	return m, newClient(dial(t, path))
 }
 
-func target() *api.Target {
+func newDisk() *api.Target {
 	return &api.Target{Name: disk, Alias: "first", Params: map[string]string{"FirstBurstLength": "65536"}, Access: []*api.Rule{{Initiator: "iqn.x"}},
 		Luns: []*api.Lun{{Number: 1, Volume: "mem:?size=1M"}}}
 }
@@ -72,20 +72,20 @@ func TestRepeat(t *testing.T) {
 	add := func(t *api.Target, allow bool) (*api.AddTargetResponse, error) {
 		return c.targets.AddTarget(ctx, &api.AddTargetRequest{Target: t, AllowExisting: allow})
 	}
-	first, err := add(target(), false)
+	first, err := add(newDisk(), false)
 	if err != nil || first.GetExisted() || first.GetTarget().GetTid() != 1 || first.GetTarget().GetLuns()[0].GetIdentity() == "" {
 		t.Fatalf("%v, %v", first, err)
 	}
-	again, err := add(target(), true)
+	again, err := add(newDisk(), true)
 	if err != nil || !again.GetExisted() || !proto.Equal(again.GetTarget(), first.GetTarget()) {
 		t.Errorf("again: %v, %v", again, err)
 	}
-	upper := target()
+	upper := newDisk()
 	upper.Name = strings.ToUpper(disk[:3]) + disk[3:]
 	if r, err := add(upper, true); err != nil || !r.GetExisted() {
 		t.Errorf("in capitals: %v, %v", r, err)
 	}
-	_, err = add(target(), false)
+	_, err = add(newDisk(), false)
 	wantCode(t, "again, not allowed", err, codes.AlreadyExists, api.ErrorCode_ERROR_CODE_TARGET_EXISTS)
 	for field, change := range map[string]func(*api.Target){
 		"alias":          func(x *api.Target) { x.Alias = "second" },
@@ -96,7 +96,7 @@ func TestRepeat(t *testing.T) {
 		"tid":            func(x *api.Target) { x.Tid = 9 },
 		"auth":           func(x *api.Target) { x.Auth = &api.Auth{Outgoing: "x"} },
 	} {
-		x := target()
+		x := newDisk()
 		change(x)
 		_, err := add(x, true)
 		wantCode(t, field, err, codes.AlreadyExists, api.ErrorCode_ERROR_CODE_TARGET_EXISTS)
@@ -123,7 +123,7 @@ func TestRepeat(t *testing.T) {
 func TestUpdate(t *testing.T) {
 	m, c := managed(t)
 	ctx := testContext(t)
-	if _, err := c.targets.AddTarget(ctx, &api.AddTargetRequest{Target: target()}); err != nil {
+	if _, err := c.targets.AddTarget(ctx, &api.AddTargetRequest{Target: newDisk()}); err != nil {
 		t.Fatal(err)
 	}
 	ref := named(disk)
@@ -177,7 +177,7 @@ func TestSecretsStay(t *testing.T) {
 		t.Error("the secret comes out")
 	}
 	d := r.GetDocument()
-	d.Targets = append(d.Targets, target())
+	d.Targets = append(d.Targets, newDisk())
 	d.Targets[0].Auth = &api.Auth{Incoming: []string{"alice"}}
 	before := m.Document()
 	dry, err := c.config.ApplyDocument(ctx, &api.ApplyDocumentRequest{Document: d, DryRun: true})
@@ -231,7 +231,7 @@ func TestEventStream(t *testing.T) {
 		_, err = over.Recv()
 	}
 	wantCode(t, "one stream more", err, codes.ResourceExhausted, api.ErrorCode_ERROR_CODE_TOO_MANY)
-	if _, err := c.targets.AddTarget(ctx, &api.AddTargetRequest{Target: target()}); err != nil {
+	if _, err := c.targets.AddTarget(ctx, &api.AddTargetRequest{Target: newDisk()}); err != nil {
 		t.Fatal(err)
 	}
 	// As many changes as no buffer on the way holds; none of the calls waits for the reader.
@@ -279,7 +279,7 @@ func TestEventStream(t *testing.T) {
 func TestDrainTime(t *testing.T) {
 	m, c := managed(t)
 	ctx := testContext(t)
-	if _, err := c.targets.AddTarget(ctx, &api.AddTargetRequest{Target: target()}); err != nil {
+	if _, err := c.targets.AddTarget(ctx, &api.AddTargetRequest{Target: newDisk()}); err != nil {
 		t.Fatal(err)
 	}
 	before := m.Document()

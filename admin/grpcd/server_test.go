@@ -17,6 +17,7 @@ import (
 	api "github.com/lunar-iscsi/lunar/admin/api/lunar/v1"
 	"github.com/lunar-iscsi/lunar/admin/grpcd"
 	"github.com/lunar-iscsi/lunar/admin/spec"
+	"github.com/lunar-iscsi/lunar/target"
 )
 
 // TestStatuses: each code of the service is one status with one exact code, whose text does not repeat the hint.
@@ -210,4 +211,46 @@ func TestHealthAndReflection(t *testing.T) {
 	}
 	conn.Close()
 	<-ended
+}
+
+// TestSessionPages: sessions come in pages over all targets, each once, and what is not there in the meantime ends nothing.
+func TestSessionPages(t *testing.T) {
+	svc := &stub{}
+	for tid := 1; tid <= 4; tid++ {
+		x := admin.TargetState{Spec: spec.Target{TID: tid, Name: fmt.Sprintf("iqn.%d", tid)}}
+		for s := 5; s >= 1; s-- { // oldest first is no order of handles
+			x.Live.Sessions = append(x.Live.Sessions, target.SessionInfo{TSIH: uint16(s)})
+		}
+		svc.list = append(svc.list, x)
+	}
+	svc.target = func(_ context.Context, r admin.Ref) (admin.TargetState, error) {
+		if r.TID == 3 {
+			return admin.TargetState{}, &admin.Error{Code: admin.NoTarget, Text: "it has just gone"}
+		}
+		return svc.list[max(r.TID, 1)-1], nil
+	}
+	_, path := serve(t, svc, grpcd.Config{})
+	c := api.NewSessionServiceClient(dial(t, path))
+	ctx := testContext(t)
+	for _, most := range []uint32{0, 1, 2, 5, 7} {
+		var got []string
+		for q := (&api.ListSessionsRequest{PageSize: most}); ; {
+			r, err := c.ListSessions(ctx, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range r.GetSessions() {
+				got = append(got, fmt.Sprintf("%d.%d", s.GetTid(), s.GetTsih()))
+			}
+			if q.PageToken = r.GetNextPageToken(); q.PageToken == "" {
+				break
+			}
+		}
+		if want := "1.1 1.2 1.3 1.4 1.5 2.1 2.2 2.3 2.4 2.5 4.1 4.2 4.3 4.4 4.5"; strings.Join(got, " ") != want {
+			t.Errorf("pages of %d: %v", most, got)
+		}
+	}
+	if _, err := c.ListSessions(ctx, &api.ListSessionsRequest{PageToken: "1.x"}); status.Code(err) != codes.InvalidArgument {
+		t.Error(err)
+	}
 }

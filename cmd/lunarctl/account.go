@@ -75,11 +75,11 @@ func readSecret(cmd *cobra.Command, file, name string) (string, error) {
 	if file == "-" || !ok || !isTerminal(in) {
 		return firstLine(cmd.InOrStdin())
 	}
-	first, err := prompt(in, cmd.ErrOrStderr(), fmt.Sprintf("Secret of %s: ", printable(name)))
+	first, err := prompt(cmd, in, fmt.Sprintf("Secret of %s: ", printable(name)))
 	if err != nil {
 		return "", err
 	}
-	again, err := prompt(in, cmd.ErrOrStderr(), "The same again: ")
+	again, err := prompt(cmd, in, "The same again: ")
 	if err != nil {
 		return "", err
 	}
@@ -105,8 +105,8 @@ func firstLine(r io.Reader) (string, error) {
 	return s, nil
 }
 
-// prompt reads a line from a terminal that does not show it.
-func prompt(in *os.File, out io.Writer, text string) (string, error) {
+// prompt reads a line from a terminal that does not show it. An interrupt ends it, and the terminal is as before.
+func prompt(cmd *cobra.Command, in *os.File, text string) (string, error) {
 	fd := int(in.Fd())
 	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {
@@ -120,10 +120,28 @@ func prompt(in *os.File, out io.Writer, text string) (string, error) {
 	defer func() {
 		// The terminal is the shell's again afterwards.
 		_ = unix.IoctlSetTermios(fd, unix.TCSETS, old)
-		fmt.Fprintln(out)
+		fmt.Fprintln(cmd.ErrOrStderr())
 	}()
-	fmt.Fprint(out, text)
-	return firstLine(in)
+	fmt.Fprint(cmd.ErrOrStderr(), text)
+	type line struct {
+		text string
+		err  error
+	}
+	read := make(chan line, 1) // who reads a terminal cannot be told to stop: the end of the process ends it
+	go func() {
+		s, err := firstLine(in)
+		read <- line{s, err}
+	}()
+	var interrupted <-chan struct{}
+	if ctx := cmd.Context(); ctx != nil {
+		interrupted = ctx.Done()
+	}
+	select {
+	case l := <-read:
+		return l.text, l.err
+	case <-interrupted:
+		return "", failed(errors.New("interrupted; nothing was changed"))
+	}
 }
 
 func secretFlag(cmd *cobra.Command, file *string) {

@@ -7,9 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/lunar-iscsi/lunar/admin/grpcd"
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
+	"github.com/lunar-iscsi/lunar/test/certs"
 )
 
 const disk = "iqn.2026-11.io.lunar:disk"
@@ -351,5 +354,46 @@ targets:
 	golden(t, "config.txt", strings.ReplaceAll(b.String(), dir, "DIR"))
 	if strings.Contains(strings.ReplaceAll(b.String(), "--print", ""), "not to be seen") {
 		t.Error("a secret is shown")
+	}
+}
+
+// TestOverTCP: with certificates a daemon is spoken to over TCP; without, or with the wrong ones, it is not.
+func TestOverTCP(t *testing.T) {
+	r := newRig(t)
+	hour := time.Now().Add(time.Hour)
+	servers, clients := certs.New(t, "servers"), certs.New(t, "clients")
+	server, alice, mallory := servers.Issue(t, "lunard", hour), clients.Issue(t, "alice", hour), servers.Issue(t, "mallory", hour)
+	s, err := grpcd.New(r.m, grpcd.Config{TLS: &grpcd.TLSFiles{Cert: server.Cert, Key: server.Key, ClientCA: clients.File}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := grpcd.Listen("tcp:127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(l) }()
+	defer func() {
+		s.Stop(r.ctx())
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	r.server = l.String()
+	t.Setenv("LUNAR_TLS_CA", servers.File)
+	t.Setenv("LUNAR_TLS_CERT", alice.Cert)
+	if status, out, errOut := r.run("", "target", "list", "--tls-key", alice.Key); status != 0 {
+		t.Errorf("alice: %d %s %s", status, out, errOut)
+	}
+	for name, args := range map[string][]string{
+		"whom the daemon does not know": {"--tls-key", mallory.Key, "--tls-cert", mallory.Cert},
+		"who does not know the daemon":  {"--tls-key", alice.Key, "--tls-ca", clients.File},
+	} {
+		if status, _, errOut := r.run("", append([]string{"target", "list"}, args...)...); status != exitNoServer || !strings.Contains(errOut, "certificate") {
+			t.Errorf("one %s: %d %s", name, status, errOut)
+		}
+	}
+	if status, _, errOut := r.run("", "target", "list", "--tls-key", mallory.Key); status != exitUsage || !strings.Contains(errOut, "private key does not match") {
+		t.Errorf("a key of another certificate: %d %s", status, errOut)
 	}
 }

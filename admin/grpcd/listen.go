@@ -28,6 +28,9 @@ func DefaultPath() string {
 	return DefaultSocket
 }
 
+// ErrInUse says that another daemon, or something else, listens on a socket.
+var ErrInUse = errors.New("somebody listens on it already")
+
 // CheckAddress says whether Listen would understand an address.
 func CheckAddress(address string) error {
 	_, err := parse(address)
@@ -156,6 +159,9 @@ func listenUnix(path string, mode fs.FileMode) (_ *Listener, err error) {
 		}
 	}()
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrInUse
+		}
 		return nil, fmt.Errorf("another daemon has locked %s.lock: %w", path, err)
 	}
 	if err := removeStale(path); err != nil {
@@ -202,7 +208,7 @@ func removeStale(path string) error {
 	c, err := net.DialTimeout("unix", path, dialTimeout)
 	if err == nil {
 		c.Close()
-		return errors.New("somebody listens on it already")
+		return ErrInUse
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("it is there, and whether somebody listens on it cannot be told: %w", err)

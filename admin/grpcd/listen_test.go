@@ -90,7 +90,7 @@ func TestStaleSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l, err := grpcd.Listen("unix:" + path); err == nil || !strings.Contains(err.Error(), "somebody listens on it already") {
+	if l, err := grpcd.Listen("unix:" + path); !errors.Is(err, grpcd.ErrInUse) || strings.Contains(err.Error(), "locked") {
 		t.Fatalf("a live one: %v, %v", l, err)
 	}
 	stale.SetUnlinkOnClose(false)
@@ -100,7 +100,7 @@ func TestStaleSocket(t *testing.T) {
 		t.Fatalf("a stale one: %v", err)
 	}
 	defer l.Close()
-	if l, err := grpcd.Listen("unix:" + path); err == nil || !strings.Contains(err.Error(), "another daemon has locked") {
+	if l, err := grpcd.Listen("unix:" + path); !errors.Is(err, grpcd.ErrInUse) || !strings.Contains(err.Error(), "another daemon has locked") {
 		t.Fatalf("one of another daemon: %v, %v", l, err)
 	}
 	c, err := net.Dial("unix", path)

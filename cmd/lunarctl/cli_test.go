@@ -397,3 +397,84 @@ func TestOverTCP(t *testing.T) {
 		t.Errorf("a key of another certificate: %d %s", status, errOut)
 	}
 }
+
+// TestStatsAgree: what stats and session show is what the initiator has done and got.
+func TestStatsAgree(t *testing.T) {
+	r := newRig(t)
+	r.ok("target add " + disk + " --lun 1=mem:?size=64M --initiator *")
+	s := r.login(disk, "iqn.2026-11.test:a")
+	lun := sam.NewLUN(1)
+	good := func(c []byte, out []byte, in int) {
+		t.Helper()
+		for range 2 { // the first meets the unit attention of a new nexus
+			res, err := s.Command(r.ctx(), lun, c, out, in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.Status == sam.Good {
+				return
+			}
+		}
+		t.Fatalf("% x does not end GOOD", c)
+	}
+	good([]byte{cdb.TestUnitReady, 0, 0, 0, 0, 0}, nil, 0)
+	const reads, writes = 5, 3
+	for i := range reads {
+		c := cdb.Transfer(cdb.Read10, uint64(i), 8, 0)
+		good(c[:10], nil, 4096)
+	}
+	for i := range writes {
+		c := cdb.Transfer(cdb.Write10, uint64(i), 16, 0)
+		good(c[:10], make([]byte, 8192), 0)
+	}
+	beyond := cdb.Transfer(cdb.Read10, 1<<31, 8, 0)
+	if res, err := s.Command(r.ctx(), lun, beyond[:10], nil, 4096); err != nil || res.Status == sam.Good {
+		t.Fatal(res, err)
+	}
+	type counts struct {
+		Lun, Reads, Writes, Errors uint64
+		ReadBytes                  uint64 `json:"read_bytes"`
+		WriteBytes                 uint64 `json:"write_bytes"`
+		ReadsFailed                uint64 `json:"reads_failed"`
+	}
+	want := counts{1, reads, writes, 2, reads * 4096, writes * 8192, 1}
+	var totals []struct {
+		Live struct {
+			Luns []struct {
+				Stats       counts
+				Errors      map[string]uint64
+				ReadLatency struct {
+					Buckets []struct{ Count uint64 }
+				} `json:"read_latency"`
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(r.ok("stats --json")), &totals); err != nil {
+		t.Fatal(err)
+	}
+	l := totals[0].Live.Luns[1]
+	var timed uint64
+	for _, b := range l.ReadLatency.Buckets {
+		timed += b.Count
+	}
+	if l.Stats != want || l.Errors["5/21/00"] != 1 || timed != reads && timed != reads+1 {
+		t.Errorf("stats tell %+v, %v, %d reads timed; want %+v", l.Stats, l.Errors, timed, want)
+	}
+	var session struct {
+		Luns        []counts
+		Connections []struct {
+			Commands uint64
+			RxData   uint64 `json:"rx_data"`
+			TxData   uint64 `json:"tx_data"`
+		}
+	}
+	if err := json.Unmarshal([]byte(r.ok("session show 1 1 --json")), &session); err != nil {
+		t.Fatal(err)
+	}
+	if session.Luns[1] != want {
+		t.Errorf("the session tells %+v, want %+v", session.Luns[1], want)
+	}
+	if c := session.Connections[0]; c.Commands != reads+writes+3 || c.RxData != writes*8192 || c.TxData < reads*4096 {
+		t.Errorf("the connection tells %+v", c)
+	}
+}

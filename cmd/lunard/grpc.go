@@ -87,7 +87,11 @@ func (g *grpcOptions) start(_ context.Context, m *admin.Manager, log *asyncLog) 
 			continue
 		}
 		if len(g.listen) == 0 {
-			log.Warn("lunarctl cannot come in: give --listen-admin another address, or none", "error", err)
+			tell := log.Warn
+			if errors.Is(err, grpcd.ErrInUse) {
+				tell = log.Info // one of many daemons
+			}
+			tell("lunarctl cannot come in: give --listen-admin another address, or none", "error", err)
 			return func() {}, nil
 		}
 		for _, l := range open {

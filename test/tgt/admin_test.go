@@ -74,10 +74,12 @@ func TestAdminSamples(t *testing.T) {
 		p.check("59-tgt-admin-update-devnull-force", asItIs)
 		held("disk5.img", false)
 		p.check("59-system-delete", asItIs)
-		if err := p.proc.ProcessState; err == nil {
-			if r := p.quiet("tgtadm -C 8 --mode system --op show"); r.status != 107 {
-				p.Errorf("the daemon answers after system delete: %+v", r)
-			}
+		if r := p.quiet("tgtadm -C 8 --mode system --op show"); r.status != 107 {
+			p.Errorf("the daemon answers after system delete: %+v", r)
+		}
+		<-p.ended
+		if code := p.proc.ProcessState.ExitCode(); code != 0 {
+			p.Errorf("system delete ends the daemon with status %d", code)
 		}
 	})
 }

@@ -220,3 +220,19 @@ func TestMaxConns(t *testing.T) {
 		}
 	}
 }
+
+// TestDefaultPath: root's daemon is the machine's; other users have one of their own where they have a folder for it.
+func TestDefaultPath(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+	want := "/run/user/1000/lunar/lunard.sock"
+	if os.Geteuid() == 0 {
+		want = grpcd.DefaultSocket
+	}
+	if got := grpcd.DefaultPath(); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	t.Setenv("XDG_RUNTIME_DIR", "not/absolute")
+	if got := grpcd.DefaultPath(); got != grpcd.DefaultSocket {
+		t.Errorf("%s", got)
+	}
+}

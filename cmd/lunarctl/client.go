@@ -204,6 +204,9 @@ func (c *cli) explain(cmd *cobra.Command, err error) error {
 	case codes.Unavailable:
 		f.error = fmt.Errorf("no daemon answers at %s: %s", c.address(), lastCause(st.Message()))
 		f.hint = "is lunard running, with --listen-admin? --server or LUNAR_SERVER says where"
+		if strings.HasPrefix(c.address(), "tcp:") {
+			f.hint = "is lunard listening there (--listen-admin), and is our certificate of the CA that it was given (--admin-ca)?"
+		}
 	case codes.DeadlineExceeded:
 		f.error = fmt.Errorf("the daemon at %s did not answer within %v", c.address(), c.timeout)
 		f.hint = "--timeout allows more time; whether the change was made is not known: look before you try again"

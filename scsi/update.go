@@ -146,12 +146,11 @@ func (lu *LU) Flush(c *Command) Outcome {
 	return lu.begin(c)
 }
 
-// WriteThrough turns the volatile cache off, or on again, without telling anybody: for the time of a flush that goes ahead of a change. It
-// returns how it was.
-func (lu *LU) WriteThrough(on bool) (was bool) {
-	was = lu.modes.writeThrough
-	lu.modes.writeThrough = on
-	return was
+// WriteThrough makes each write durable when it ends, whatever the mode parameters say, which stay as they are: for the time of a flush that
+// goes ahead of a change.
+func (lu *LU) WriteThrough(on bool) {
+	lu.passing = on
+	lu.modesChanged()
 }
 
 // A Medium is a store that a disk without its medium can be given.

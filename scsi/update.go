@@ -137,7 +137,7 @@ func (lu *LU) images() (inquiry, capacity, mode []byte) {
 func (lu *LU) Flush(c *Command) Outcome {
 	c.Nexus, c.CDB, c.Attr, c.OutLen, c.Buf, c.NoWait = nil, nil, 0, 0, nil, false
 	c.reset(lu)
-	if lu.readOnly || !lu.info.Has(backstore.CapFlush) || lu.notReady(c) {
+	if !lu.caches() || lu.notReady(c) {
 		return Done
 	}
 	// As a reader of the whole medium it waits for the writes that are under way.

@@ -102,7 +102,7 @@ func (lu *LU) prepareDPO(c *Command) bool {
 
 // durable makes what c's job writes durable before c ends, if the volatile cache is off.
 func (lu *LU) durable(c *Command) {
-	if !lu.modes.writeThrough {
+	if !lu.through {
 		return
 	}
 	switch lu.fua {

@@ -25,6 +25,8 @@ type LU struct {
 	initial   modes // at start, and after a reset
 	modes     modes
 	protected bool // readOnly, or by SWP
+	passing   bool // the volatile cache is about to be turned off: see WriteThrough
+	through   bool // a write is durable when it ends: modes.writeThrough, or passing
 
 	unready  bool   // commands that need the medium end NOT READY: one of the next three
 	offline  string // why the LU was taken offline for good; empty: it was not

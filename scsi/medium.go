@@ -23,6 +23,8 @@ func prepareStartStop(lu *LU, c *Command) bool {
 		return c.badField(4, 7) // there are no power conditions
 	case b4&startLOEJ != 0 && !lu.removable:
 		return c.badField(4, 1) // nor is there anything to load or eject
+	case b4&startLOEJ != 0 && c.restricted():
+		return lu.writeProtected(c) // the others would be without their medium
 	case lu.unready && !(lu.ejected && !lu.gone() && b4&startLOEJ != 0):
 		return !lu.notReady(c)
 	case eject && lu.prevents != 0:
@@ -43,7 +45,9 @@ func (c *Command) wholeMedium(lu *LU, kind spanKind) {
 // again, by any initiator; it is not ready for all of them meanwhile, and the store stays open.
 func executeStartStop(lu *LU, c *Command) Outcome {
 	if c.CDB[4]&startLOEJ != 0 {
-		return lu.load(c, c.CDB[4]&startStart != 0)
+		lu.load(c, c.CDB[4]&startStart != 0)
+		c.Status = sam.Good
+		return Done
 	}
 	if c.CDB[4]&(startStart|startNoFlush) != 0 {
 		c.Status = sam.Good
@@ -52,7 +56,7 @@ func executeStartStop(lu *LU, c *Command) Outcome {
 	return lu.flush(c, c.CDB[1]&startImmed != 0)
 }
 
-func (lu *LU) load(c *Command, in bool) Outcome {
+func (lu *LU) load(c *Command, in bool) {
 	switch {
 	case in == !lu.ejected:
 	case in:
@@ -60,12 +64,12 @@ func (lu *LU) load(c *Command, in bool) Outcome {
 		lu.readyChanged()
 		lu.Raise(sense.MediumMayHaveChanged, c.Nexus)
 	default:
-		lu.flush(c, true) // goes on behind
+		if !lu.unready && lu.caches() {
+			lu.flushSoon() // whatever is in doubt is nobody's any more: that is not waited for
+		}
 		lu.ejected = true
 		lu.readyChanged()
 	}
-	c.Status = sam.Good
-	return Done
 }
 
 // PREVENT ALLOW MEDIUM REMOVAL: nobody ejects the medium while a nexus prevents it, and who administers the disk does not take it away,

@@ -48,7 +48,7 @@ func prepareCompareAndWrite(lu *LU, c *Command) bool {
 	}
 	c.Out = c.Length
 	c.span.kind = writeSpan
-	fua := c.plan == needFUA || lu.modes.writeThrough
+	fua := c.plan == needFUA || lu.through
 	c.plan = jobStep
 	if fua {
 		switch lu.fua {

@@ -71,7 +71,10 @@ func executeModeSelect(lu *LU, c *Command) Outcome {
 }
 
 // modesChanged lets lu.modes take effect.
-func (lu *LU) modesChanged() { lu.protected = lu.readOnly || lu.modes.protect }
+func (lu *LU) modesChanged() {
+	lu.protected = lu.readOnly || lu.modes.protect
+	lu.through = lu.modes.writeThrough || lu.passing
+}
 
 // parseModes reads a parameter list into m; false: c has ended.
 func (lu *LU) parseModes(c *Command, m *modes) bool {

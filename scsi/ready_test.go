@@ -219,7 +219,40 @@ func TestEject(t *testing.T) {
 	}
 	r.hears(b, sense.MediumMayHaveChanged)
 
+	// Who may only read takes it away from nobody.
+	r.hears(r.nx, sense.MediumMayHaveChanged)
+	r.nx.ReadOnly = true
+	r.want(run(r.nx, cdb.StartStopUnit, eject), "07/27/00")
+	r.want(run(r.nx, cdb.StartStopUnit, load), "07/27/00")
+	r.nx.ReadOnly = false
+
 	r = newRig(t, st, DiskConfig{})
 	r.want(run(r.nx, cdb.StartStopUnit, eject), "05/24/00")
 	r.want(run(r.nx, cdb.StartStopUnit, load), "05/24/00")
+}
+
+// TestEjectWithDoubts: an eject has ended when it is answered, also while a write is in doubt, which a flush would wait for.
+func TestEjectWithDoubts(t *testing.T) {
+	st := newTestStore(t, 1<<20)
+	r := newRig(t, st, DiskConfig{Removable: true})
+	st.hold = true
+	late := r.started(r.write(r.nx, 0, 8, 1), atStore)
+	if r.lu.Abort(late) {
+		t.Fatal("a write that the store has has ended")
+	}
+	pending := len(r.lu.pending)
+	c := r.do([]byte{cdb.StartStopUnit, 4: startLOEJ, 5: 0}, nil)
+	r.want(c, "good")
+	if len(r.lu.pending) != pending || c.state != idle {
+		t.Fatalf("answered, and in state %d: %d commands pending, %d before", c.state, len(r.lu.pending), pending)
+	}
+	if n := len(st.held); n != 2 || st.held[1].Op != backstore.Flush {
+		t.Errorf("%d requests at the store, want the write and a flush", n)
+	}
+	st.end(1)
+	st.end(0)
+	r.host.turn()
+	if r.lu.InFlight() != 0 || len(r.lu.pending) != 0 {
+		t.Errorf("%d requests, %d commands left", r.lu.InFlight(), len(r.lu.pending))
+	}
 }

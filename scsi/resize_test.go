@@ -1,6 +1,7 @@
 package scsi
 
 import (
+	"bytes"
 	"encoding/binary"
 	"strings"
 	"testing"
@@ -88,6 +89,34 @@ func TestResize(t *testing.T) {
 		}
 	}
 	r.hears(r.nx)
+}
+
+// TestGrowUnderWriteSame: WRITE SAME to the end of the medium means the end that there was when it was checked: what a disk has gained
+// until its data is there is not kept from others for it.
+func TestGrowUnderWriteSame(t *testing.T) {
+	st := newTestStore(t, 1<<20)
+	r := newRig(t, st, DiskConfig{})
+	data := fill(1, 512, 7)
+	c := r.cmd(transfer(cdb.WriteSame16, 0, 0, 0), data)
+	if !r.lu.Prepare(c) {
+		t.Fatal(result(c))
+	}
+	r.lu.Await(c)
+	st.info.Size = 2 << 20
+	if err := r.lu.Resize(2 << 20); err != nil {
+		t.Fatal(err)
+	}
+	c.Buf = data
+	if r.lu.Execute(c) == Pending {
+		r.host.turn()
+	}
+	r.want(c, "good")
+	r.hears(r.nx, sense.CapacityChanged)
+	for block, want := range map[uint64][]byte{0: data, 2047: data, 2048: make([]byte, 512), 4095: make([]byte, 512)} {
+		if got := r.do(transfer(cdb.Read10, block, 1, 0), nil); !bytes.Equal(got.Data, want) {
+			t.Errorf("block %d: %s, %x", block, result(got), got.Data)
+		}
+	}
 }
 
 // TestShrinkUnderCommands: a disk shrinks while commands are everywhere on their way; none gets beyond the new end, and those within it

@@ -51,7 +51,7 @@ func prepareWrite(lu *LU, c *Command) bool {
 	}
 	c.Out = c.blocks << lu.blockShift
 	c.span.kind = writeSpan
-	if c.plan == needFUA || lu.modes.writeThrough {
+	if c.plan == needFUA || lu.through {
 		switch c.plan = 0; lu.fua {
 		case nativeFUA:
 			c.flags |= backstore.FUA

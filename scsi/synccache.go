@@ -36,20 +36,28 @@ func executeSynchronizeCache(lu *LU, c *Command) Outcome { return lu.flush(c, c.
 // flush makes the volatile cache durable; immediate: it goes on after c was answered.
 func (lu *LU) flush(c *Command, immediate bool) Outcome {
 	c.Status = sam.Good
-	if lu.notReady(c) || lu.readOnly || !lu.info.Has(backstore.CapFlush) {
-		return Done // where there is no volatile cache, all that ended is durable
+	if lu.notReady(c) || !lu.caches() {
+		return Done // all that ended is durable
 	}
 	c.Buf = nil
 	if immediate && (lu.index.doubts == 0 || lu.index.blockers(&c.span) == 0) {
 		// A flush that fails makes the store failed: every later write and flush says so, which
 		// tells more than a deferred error.
-		lu.behind.wanted = true
-		if !lu.behind.busy && lu.flight < lu.maxFlight {
-			lu.flushBehind()
-		}
+		lu.flushSoon()
 		return Done
 	}
 	return lu.begin(c)
+}
+
+// caches reports whether something that has been written may not be durable yet.
+func (lu *LU) caches() bool { return !lu.readOnly && lu.info.Has(backstore.CapFlush) }
+
+// flushSoon has what has ended made durable, and nobody told of it.
+func (lu *LU) flushSoon() {
+	lu.behind.wanted = true
+	if !lu.behind.busy && lu.flight < lu.maxFlight {
+		lu.flushBehind()
+	}
 }
 
 // A background is the flush that goes on after SYNCHRONIZE CACHE with IMMED was answered: one at a time; what

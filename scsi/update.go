@@ -137,7 +137,7 @@ func (lu *LU) images() (inquiry, capacity, mode []byte) {
 func (lu *LU) Flush(c *Command) Outcome {
 	c.Nexus, c.CDB, c.Attr, c.OutLen, c.Buf, c.NoWait = nil, nil, 0, 0, nil, false
 	c.reset(lu)
-	if lu.readOnly || !lu.info.Has(backstore.CapFlush) || lu.notReady(c) {
+	if !lu.caches() || lu.notReady(c) {
 		return Done
 	}
 	// As a reader of the whole medium it waits for the writes that are under way.
@@ -146,12 +146,11 @@ func (lu *LU) Flush(c *Command) Outcome {
 	return lu.begin(c)
 }
 
-// WriteThrough turns the volatile cache off, or on again, without telling anybody: for the time of a flush that goes ahead of a change. It
-// returns how it was.
-func (lu *LU) WriteThrough(on bool) (was bool) {
-	was = lu.modes.writeThrough
-	lu.modes.writeThrough = on
-	return was
+// WriteThrough makes each write durable when it ends, whatever the mode parameters say, which stay as they are: for the time of a flush that
+// goes ahead of a change.
+func (lu *LU) WriteThrough(on bool) {
+	lu.passing = on
+	lu.modesChanged()
 }
 
 // A Medium is a store that a disk without its medium can be given.

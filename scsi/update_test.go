@@ -189,6 +189,37 @@ func TestInitialModes(t *testing.T) {
 	}
 }
 
+// TestWriteThroughForATime: while the cache is about to be turned off every write is durable when it ends, and what MODE SELECT says
+// meanwhile holds afterwards.
+func TestWriteThroughForATime(t *testing.T) {
+	st := newTestStore(t, 1<<20)
+	st.info.Caps &^= backstore.CapFUA
+	r := newRig(t, st, DiskConfig{})
+	list := make([]byte, 4+20)
+	list[4], list[5] = 0x08, 0x12 // WCE is 0
+	wrote := func(want int) {
+		t.Helper()
+		st.ops = nil
+		r.want(r.do(transfer(cdb.Write10, 0, 1, 0), fill(1, 512, 1)), "good")
+		if n := len(st.ops) - 1; n != want {
+			t.Errorf("%v: %d flushes, want %d", st.ops, n, want)
+		}
+	}
+	wrote(0)
+	r.lu.WriteThrough(true)
+	wrote(1)
+	st.ops = nil
+	r.want(r.do([]byte{cdb.ModeSelect6, selectPF, 0, 0, byte(len(list)), 0}, list), "good")
+	if len(st.ops) != 1 || st.ops[0] != backstore.Flush {
+		t.Errorf("the cache was turned off without a flush: %v", st.ops)
+	}
+	r.lu.WriteThrough(false)
+	wrote(1)
+	if r.lu.Describe().WriteCache {
+		t.Error("the cache that an initiator has turned off is on")
+	}
+}
+
 // TestFlush: what had been written is durable when it ends, writes that are under way included; a failure is told.
 func TestFlush(t *testing.T) {
 	st := newTestStore(t, 1<<20)

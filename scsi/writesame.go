@@ -59,12 +59,8 @@ func executeWriteSame(lu *LU, c *Command) Outcome {
 	if c.NoWait && c.Out != 0 {
 		return WouldBlock
 	}
-	_, n := cdb.Range(c.CDB)
-	end := lu.blocks
-	if n != 0 {
-		end = c.lba + uint64(n)
-	}
-	j := &fillJob{byteRange: byteRange{int64(c.lba) << lu.blockShift, int64(end) << lu.blockShift}, op: backstore.Write}
+	// To the end of the range that was prepared: the disk may have grown since, and the rest of it is not kept for c.
+	j := &fillJob{byteRange: byteRange{int64(c.lba) << lu.blockShift, int64(c.span.last+1) << lu.blockShift}, op: backstore.Write}
 	if c.Out != 0 && firstDifference(c.Buf, lu.zeroBlock) >= 0 {
 		j.block = c.Buf
 	}

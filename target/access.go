@@ -29,7 +29,7 @@ type Rule struct {
 	// NoReset refuses what ends the tasks of other initiators: TARGET WARM RESET, TARGET COLD RESET, LOGICAL UNIT RESET
 	// and CLEAR TASK SET.
 	NoReset bool
-	// ReadOnly refuses what would change a medium, or what others may do with it: every kind of write, MODE SELECT, RESERVE and
+	// ReadOnly refuses what would change a medium, or what others may do with it: every kind of write, MODE SELECT, loading and ejecting, RESERVE and
 	// PERSISTENT RESERVE OUT end WRITE PROTECTED.
 	ReadOnly bool
 }

@@ -27,6 +27,9 @@ func TestBoundPortalsDoNotListen(t *testing.T) {
 	if _, err := net.Dial("tcp", addr.String()); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Fatal("before Serve:", err)
 	}
+	if _, err := s.ListenPortal(Portal{Addr: addr}); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Error("twice, before it listens:", err)
+	}
 	if err := s.Serve(); err != nil {
 		t.Fatal(err)
 	}

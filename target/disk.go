@@ -128,9 +128,6 @@ func (t *Target) reserve(lun uint16, st backstore.Store, cfg scsi.DiskConfig, vo
 		}
 		return nil, err
 	}
-	if o.Offline {
-		_ = lu.SetOnline(false, true) // forced, it is not refused
-	}
 	p := &PendingDisk{t: t, lun: lun, u: &unit{lu: lu, store: st, state: state, refs: 1}}
 	t.pending[lun] = p
 	return p, nil
@@ -153,11 +150,11 @@ func (t *Target) freeLocked(lun uint16, volume string, force bool) error {
 }
 
 // mistakes reports whether the session knows another volume by the number that it would see the LUN under, and that volume is there no
-// more.
+// more. A controller, which has none, is not taken for one.
 func (s *sess) mistakes(lun uint16, volume string) bool {
 	for as, was := range s.had {
 		n, _ := as.Number()
-		if _, shown := s.sees.luns[n]; (shown || !s.sees.masked || n == 0) && s.number(n) == lun && was != volume {
+		if _, shown := s.sees.luns[n]; (shown || !s.sees.masked || n == 0) && s.number(n) == lun && was != volume && was != "" {
 			return true
 		}
 	}
@@ -188,7 +185,11 @@ func (p *PendingDisk) Abort(ctx context.Context) error {
 	}
 	p.ended = true
 	delete(p.t.pending, p.lun)
+	last := p.t.dropLocked(p.u)
 	l.ev.Unlock()
+	if !last {
+		return nil
+	}
 	return l.closeUnit(ctx, p.u)
 }
 
@@ -204,28 +205,32 @@ func (t *Target) RemoveLUN(ctx context.Context, lun uint16, force bool) error {
 		return fmt.Errorf("target %s LUN %d: %w", t.name, lun, ErrNoLUN)
 	}
 	u := t.luns[i].unit
-	if n := t.commandsLocked(u); n != 0 && !force {
+	if n := t.commandsLocked(lun, u); n != 0 && !force {
 		l.ev.Unlock()
 		return fmt.Errorf("target %s LUN %d: %w: %d commands are under way", t.name, lun, ErrLUNInUse, n)
 	}
 	t.luns = slices.Delete(t.luns, i, i+1)
-	t.abortUnitLocked(u.lu)
+	t.abortLUNLocked(lun)
 	if lun == 0 && t.controller != nil {
 		t.luns = slices.Insert(t.luns, 0, lunEntry{lun: sam.NewLUN(0), unit: t.controller})
 	}
 	t.lunsChangedLocked()
+	last := t.dropLocked(u)
 	l.ev.Unlock()
 	l.ev.Wake()
+	if !last {
+		return nil
+	}
 	return l.closeUnit(ctx, u)
 }
 
-// commandsLocked returns how many commands of t's sessions are under way at u, and those that were aborted there and whose requests the
-// store still has.
-func (t *Target) commandsLocked(u *unit) int {
+// commandsLocked returns how many commands of t's sessions are under way at u by that LUN, and, where u stands behind no other, those
+// that were aborted there and whose requests the store still has.
+func (t *Target) commandsLocked(lun uint16, u *unit) int {
 	n := 0
 	for _, s := range t.sessions {
 		for _, ln := range s.luns {
-			if ln.unit == u {
+			if s.target(ln) == lun {
 				n += ln.nexus.Commands()
 			}
 		}
@@ -236,19 +241,37 @@ func (t *Target) commandsLocked(u *unit) int {
 	return n
 }
 
-// takeUnitsLocked empties the LUN map of a target that ends, and returns what it had, what is pending included.
-func (t *Target) takeUnitsLocked() []*unit {
-	var units []*unit
-	for _, e := range t.luns {
-		units = append(units, e.unit)
+// takeUnitsLocked empties the LUN map of a target that ends, and returns the units, those that are pending included, that stood behind
+// nothing else: closeUnit is to follow for each.
+func (t *Target) takeUnitsLocked() (last []*unit) {
+	luns := t.luns
+	t.luns = nil
+	for _, e := range luns {
+		if t.dropLocked(e.unit) {
+			last = append(last, e.unit)
+		}
 	}
 	for _, p := range t.pending {
 		p.ended = true
-		units = append(units, p.u)
+		if t.dropLocked(p.u) {
+			last = append(last, p.u)
+		}
 	}
-	t.luns = nil
 	clear(t.pending)
-	return units
+	return last
+}
+
+// dropLocked says that u stands behind one LUN of t's less, which is not in the LUN map any more. True: that was the last one of all, and
+// closeUnit must follow, without the lock.
+func (t *Target) dropLocked(u *unit) (last bool) {
+	if !slices.ContainsFunc(t.luns, func(e lunEntry) bool { return e.unit == u }) {
+		u.lu.SetPorts(t.name, nil)
+	}
+	if u.refs--; u.refs != 0 || u.controller {
+		return false
+	}
+	t.l.closings++
+	return true
 }
 
 // diskLocked returns the unit of a disk.

@@ -334,6 +334,21 @@ func TestControllerComesBack(t *testing.T) {
 	}
 }
 
+// TestNoControllerAnyMore: a disk comes to LUN 0, whose controller is gone, while a session is there that knows it: it knew no volume.
+func TestNoControllerAnyMore(t *testing.T) {
+	r := newRig(t, Config{}, "")
+	s := r.login(1)
+	if _, err := s.Command(r.ctx(), sam.NewLUN(0), initiator.Inquiry(36), nil, 36); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.tg.Configure(TargetConfig{NoController: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.tg.AddDisk(0, newStore(t, ""), scsi.DiskConfig{Identity: "zero"}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestPutOffline: a disk that is put there offline is so from the start.
 func TestPutOffline(t *testing.T) {
 	r := newRig(t, Config{}, "")

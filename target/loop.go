@@ -80,7 +80,8 @@ type loop struct {
 	inRec      *record              // whose command that is
 	draining   bool                 // nobody is let in any more
 	leaving    bool                 // its last target was removed: it takes no other
-	reaped     chan struct{}        // closed when there are no orphans any more, if somebody waits for that
+	closings   int                  // calls of closeUnit under way or to come
+	quiet      chan struct{}        // closed when there are neither any more, if somebody waits for that
 	past       session.Counters     // of targets that are no more
 	shared     map[any]io.Closer
 
@@ -325,27 +326,26 @@ func (l *loop) dropAllLocked(end ending, why string) {
 	}
 }
 
-// abortUnitLocked aborts every command of t's sessions at lu. Each is told TASK ABORTED: without an answer its initiator would wait for
-// its time-out, and then reset what is there no more.
-func (t *Target) abortUnitLocked(lu *scsi.LU) {
+// abortLUNLocked aborts every command that t's sessions have sent to that LUN. Each is told TASK ABORTED: without an answer its initiator
+// would wait for its time-out, and then reset what is there no more.
+func (t *Target) abortLUNLocked(lun uint16) {
 	for _, s := range t.sessions {
-		t.l.perform(s.s.ShowWindow(s.s.AbortTasks(nil, true, s.at(lu), t.l.takeActs())))
+		s.abortBy(func(ln *lunNexus) bool { return ln.unit != nil && s.target(ln) == lun })
 	}
 }
 
 // closePoll is how often closeUnit looks whether the last request of a store has ended.
 const closePoll = 5 * time.Millisecond
 
-// closeUnit says that u stands behind one LUN less. With the last it detaches and closes the store, once nothing of it is
+// closeUnit detaches and closes the store of a unit that stands behind no LUN any more (dropLocked), once nothing of it is
 // in flight. It is called without the lock.
 func (l *loop) closeUnit(ctx context.Context, u *unit) error {
-	l.ev.Lock()
-	u.refs--
-	last := u.refs == 0
-	l.ev.Unlock()
-	if !last || u.controller {
-		return nil
-	}
+	defer func() {
+		l.ev.Lock()
+		l.closings--
+		l.quietLocked()
+		l.ev.Unlock()
+	}()
 	swapErr := l.dropSwap(ctx, u)
 	if err := u.change.take(ctx); err == nil { // a resize may still have the store
 		defer u.change.give()
@@ -410,9 +410,37 @@ func (l *loop) reap() {
 		u.state.release()
 		return true
 	})
-	if len(l.orphans) == 0 && l.reaped != nil {
-		close(l.reaped)
-		l.reaped = nil
+	l.quietLocked()
+}
+
+// quietLocked reports whether no store of the loop's is being closed and none is orphaned, and tells who waits for that.
+func (l *loop) quietLocked() bool {
+	if l.closings+len(l.orphans) != 0 {
+		return false
+	}
+	if l.quiet != nil {
+		close(l.quiet)
+		l.quiet = nil
+	}
+	return true
+}
+
+// awaitClosings waits within ctx until nobody is closing a store any more: what such a store has under way ends on the loop.
+func (l *loop) awaitClosings(ctx context.Context) {
+	tick := time.NewTicker(closePoll)
+	defer tick.Stop()
+	for {
+		l.ev.Lock()
+		n := l.closings
+		l.ev.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 	}
 }
 
@@ -435,6 +463,7 @@ func (l *loop) close(ctx context.Context) error {
 	for _, u := range units {
 		errs = append(errs, l.closeUnit(ctx, u))
 	}
+	l.awaitClosings(ctx)
 	l.ev.Lock()
 	for _, c := range l.shared {
 		errs = append(errs, c.Close())

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // DefaultPortalGroup is the tag of a portal that is given none.
@@ -181,6 +183,9 @@ func (s *Server) addPortal(p *portal) (*table, error) {
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, ErrClosed
+	}
+	if slices.ContainsFunc(s.portals, func(o *portal) bool { return o.addr == p.addr }) {
+		return nil, fmt.Errorf("portal %v: %w", p.addr, unix.EADDRINUSE) // the kernel says so only when one listens
 	}
 	if s.serving {
 		if err := p.open(); err != nil {

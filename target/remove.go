@@ -159,6 +159,7 @@ func (p *PendingRemoval) Commit(ctx context.Context) error { return p.t.end(ctx)
 func (p *PendingRemoval) Abort() {
 	t := p.t
 	t.s.mu.Lock()
+	delete(t.s.going, t.name)
 	if !t.s.closed {
 		t.s.table.Store(t.s.table.Load().with(t, nil))
 		t.ready.Store(true)
@@ -178,7 +179,7 @@ func (t *Target) leave(ctx context.Context, force bool) error {
 	t.closing++
 	live := 0
 	for _, se := range t.sessions {
-		if !se.ending() {
+		if !force && !se.ending() {
 			live++
 		}
 	}
@@ -200,6 +201,7 @@ func (t *Target) leave(ctx context.Context, force bool) error {
 			return fmt.Errorf("target %s: %w", t.name, ErrNoTarget)
 		}
 		s.table.Store(s.table.Load().with(nil, t))
+		s.going[t.name] = true // Abort may want it back
 		t.ready.Store(false)
 		return nil
 	}()
@@ -214,6 +216,9 @@ func (t *Target) leave(ctx context.Context, force bool) error {
 // end takes down what is left of a target that is no longer in the table.
 func (t *Target) end(ctx context.Context) error {
 	s, l := t.s, t.l
+	s.mu.Lock()
+	delete(s.going, t.name)
+	s.mu.Unlock()
 	l.ev.Lock()
 	t.gone = true
 	for _, se := range t.sessions {
@@ -240,28 +245,25 @@ func (t *Target) end(ctx context.Context) error {
 // is given back there. It reports whether there are any; then the loop is closed after the last of them.
 func (s *Server) linger(l *loop) bool {
 	l.ev.Lock()
-	orphans := len(l.orphans)
-	var reaped chan struct{}
-	if orphans != 0 {
-		reaped = make(chan struct{})
-		l.reaped = reaped
-	}
-	l.ev.Unlock()
-	if orphans == 0 {
+	if l.quietLocked() {
+		l.ev.Unlock()
 		return false
 	}
+	quiet, stores := make(chan struct{}), l.closings+len(l.orphans)
+	l.quiet = quiet
+	l.ev.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return true // Close has the loop
 	}
-	s.log.Warn("the stores of a target that was removed have not ended their requests; its loop runs on until they have", "loop", l.name, "stores", orphans)
+	s.log.Warn("the stores of a target that was removed have not ended their requests; its loop runs on until they have", "loop", l.name, "stores", stores)
 	s.lingering.Add(1)
 	go func() {
 		defer s.lingering.Done()
 		select {
 		case <-s.closing: // Close has the loop
-		case <-reaped:
+		case <-quiet:
 			ctx, cancel := context.WithTimeout(context.Background(), s.cfg.StoreCloseAfter)
 			defer cancel()
 			if err := s.closeLoop(ctx, l); err != nil {

@@ -140,6 +140,7 @@ type Server struct {
 	mu      sync.Mutex // guards what follows, and publishing a new table
 	portals []*portal
 	loops   []*loop
+	going   map[string]bool  // names of targets whose removal is prepared: nobody else has them yet
 	past    session.Counters // of loops that are no more
 	serving bool
 	closed  bool
@@ -168,7 +169,7 @@ func NewServer(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger, group: g, state: state, budget: evloop.NewBudget(cfg.BufferBytes), closing: make(chan struct{})}
+	s := &Server{cfg: cfg, log: cfg.Logger, group: g, state: state, budget: evloop.NewBudget(cfg.BufferBytes), closing: make(chan struct{}), going: map[string]bool{}}
 	s.notes.log, s.notes.now = cfg.Logger, g.Clock
 	s.gate.init(cfg.MaxLogins, cfg.MaxLoginsPerIP)
 	s.lobby.init(cfg.MaxTurnAways, max(cfg.MaxTurnAways/turnAwayShare, 1))

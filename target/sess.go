@@ -65,17 +65,28 @@ func (s *sess) lookup(lun sam.LUN) *lunNexus {
 	return ln
 }
 
-// at returns a function that says whether a task of s is at lu. A task that the session has refused by itself was never begun
+// by returns a function that says whether a task of s came by such a LUN. A task that the session has refused by itself was never begun
 // here; its LUN says where it is.
-func (s *sess) at(lu *scsi.LU) func(*session.Task) bool {
+func (s *sess) by(is func(*lunNexus) bool) func(*session.Task) bool {
 	return func(t *session.Task) bool {
 		if ln := t.Ref.(*record).ln; ln != nil {
-			return ln.lu == lu
+			return is(ln)
 		}
 		n, ok := t.LUN.Number()
 		ln := s.luns[sam.NewLUN(n)]
-		return ok && ln != nil && ln.lu == lu
+		return ok && ln != nil && is(ln)
 	}
+}
+
+// at is by for every LUN of s that lu stands behind.
+func (s *sess) at(lu *scsi.LU) func(*session.Task) bool {
+	return s.by(func(ln *lunNexus) bool { return ln.lu == lu })
+}
+
+// abortBy aborts what came by such LUNs and tells the initiator TASK ABORTED.
+func (s *sess) abortBy(is func(*lunNexus) bool) {
+	l := s.t.l
+	l.perform(s.s.ShowWindow(s.s.AbortTasks(nil, true, s.by(is), l.takeActs())))
 }
 
 // detach takes a nexus off its logical unit. What it has counted stays with the LUN.

@@ -81,8 +81,11 @@ func (s *Server) AddTarget(name string, cfg TargetConfig) (*Target, error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
-	if s.table.Load().byName[norm] != nil {
+	switch {
+	case s.table.Load().byName[norm] != nil:
 		return nil, fmt.Errorf("target %s exists already", norm)
+	case s.going[norm]:
+		return nil, fmt.Errorf("target %s exists still: it is being removed", norm)
 	}
 	var l *loop
 	if cfg.LoopOf != nil {

@@ -39,12 +39,12 @@ func (t *Target) updateDisk(ctx context.Context, lun uint16, u *scsi.DiskUpdate)
 		defer l.ev.Unlock()
 		return lu.Apply(ch)
 	}
-	was := lu.WriteThrough(true) // what is written from now on is durable when it ends
+	lu.WriteThrough(true) // what is written from now on is durable when it ends
 	l.ev.Unlock()
 	flushed := t.flush(ctx, disk)
 	l.ev.Lock()
 	defer l.ev.Unlock()
-	lu.WriteThrough(was)
+	lu.WriteThrough(false)
 	if flushed != nil {
 		return flushed
 	}

@@ -128,12 +128,23 @@ func (s *sess) find(lun sam.LUN) *lunNexus {
 	return &lunNexus{lun: lun, lu: s.t.absent, stats: &s.t.strays, count: &s.t.astray}
 }
 
+// target returns the target's number of the LUN that ln is at.
+func (s *sess) target(ln *lunNexus) uint16 {
+	n, _ := ln.lun.Number()
+	return s.number(n)
+}
+
+// lost reports whether the session sees another unit, or none, where ln is.
+func (s *sess) lost(ln *lunNexus) bool {
+	n, ok := ln.lun.Number()
+	return ok && s.unitAt(n) != ln.unit
+}
+
 // relook drops what no longer is as the session sees it.
 func (s *sess) relook() {
 	s.last = nil
 	for lun, ln := range s.luns {
-		n, _ := lun.Number()
-		if s.unitAt(n) == ln.unit {
+		if !s.lost(ln) {
 			continue
 		}
 		s.t.l.detach(ln)
@@ -170,12 +181,7 @@ func (s *sess) reconfigure(c *conf) {
 	if slices.Equal(was, s.all()) {
 		return
 	}
-	for _, ln := range s.luns {
-		if n, _ := ln.lun.Number(); s.unitAt(n) != ln.unit {
-			// Told TASK ABORTED: without an answer the initiator would wait for its time-out.
-			s.t.l.perform(s.s.AbortTasks(nil, true, s.at(ln.lu), s.t.l.takeActs()))
-		}
-	}
+	s.abortBy(s.lost)
 	s.lunsChanged()
 }
 
@@ -247,7 +253,7 @@ func (t *Target) controllerLocked(there bool) {
 			return
 		}
 		t.luns = t.luns[1:]
-		t.abortUnitLocked(u.lu)
+		t.abortLUNLocked(0)
 	}
 	t.lunsChangedLocked()
 }

@@ -67,7 +67,7 @@ func (r *Registry) Open(ctx context.Context, u *URI, o Options) (Store, error) {
 	}
 	for _, name := range u.Unused() {
 		if !slices.Contains(d.Options, name) {
-			return nil, &Error{Class: ClassUnsupported, Op: "open", Cause: fmt.Errorf("%s: there is no option %q; the %s driver has: %s", u, name, d.Scheme, strings.Join(d.Options, ", "))}
+			return nil, &Error{Class: ClassUnsupported, Op: "open", Cause: fmt.Errorf("there is no option %q; the %s driver has: %s", name, d.Scheme, strings.Join(d.Options, ", "))}
 		}
 	}
 	return d.Open(ctx, u, o)

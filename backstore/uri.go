@@ -26,7 +26,7 @@ type URI struct {
 func ParseURI(s string) (*URI, error) {
 	scheme, rest, ok := strings.Cut(s, ":")
 	if !ok || scheme == "" || strings.ContainsAny(scheme, "/?# ") {
-		return nil, fmt.Errorf("volume %q: want SCHEME:VOLUME[?OPTION=VALUE&…], for example file:///srv/disk.img", s)
+		return nil, fmt.Errorf("volume %q: want SCHEME:VOLUME[?OPTION=VALUE&…], for example file:///srv/disk.img", withoutOptions(s))
 	}
 	u := &URI{Scheme: strings.ToLower(scheme), opts: map[string]string{}, used: map[string]bool{}, raw: s}
 	rest, query, _ := strings.Cut(rest, "?")
@@ -39,10 +39,10 @@ func ParseURI(s string) (*URI, error) {
 	}
 	path, err := url.PathUnescape(rest)
 	if err != nil {
-		return nil, fmt.Errorf("volume %q: %w", s, err)
+		return nil, fmt.Errorf("volume %q: %w", withoutOptions(s), err)
 	}
 	if strings.ContainsRune(path, 0) {
-		return nil, fmt.Errorf("volume %q: a NUL byte in the name", s)
+		return nil, fmt.Errorf("volume %q: a NUL byte in the name", withoutOptions(s))
 	}
 	u.Path = path
 	for query != "" {
@@ -53,13 +53,13 @@ func ParseURI(s string) (*URI, error) {
 			v, err = url.PathUnescape(v)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("volume %q: option %q: %w", s, kv, err)
+			return nil, fmt.Errorf("volume %q: option %q: bad percent-encoding in its name or value", withoutOptions(s), k)
 		}
 		if k == "" {
-			return nil, fmt.Errorf("volume %q: an option without a name", s)
+			return nil, fmt.Errorf("volume %q: an option without a name", withoutOptions(s))
 		}
 		if _, dup := u.opts[k]; dup {
-			return nil, fmt.Errorf("volume %q: option %q is given twice", s, k)
+			return nil, fmt.Errorf("volume %q: option %q is given twice", withoutOptions(s), k)
 		}
 		u.opts[k] = v
 	}
@@ -68,6 +68,16 @@ func ParseURI(s string) (*URI, error) {
 
 // String returns the URI as it was given.
 func (u *URI) String() string { return u.raw }
+
+// Shown is u for a log or an error: without its options, which may hold what opens the volume.
+func (u *URI) Shown() string { return withoutOptions(u.raw) }
+
+func withoutOptions(s string) string {
+	if volume, _, has := strings.Cut(s, "?"); has {
+		return volume + "?…"
+	}
+	return s
+}
 
 // Option returns an option's value and whether it is there, and marks it as read.
 func (u *URI) Option(name string) (string, bool) {

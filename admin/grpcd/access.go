@@ -30,6 +30,19 @@ func sameRule(r spec.Rule) func(spec.Rule) bool {
 	return func(x spec.Rule) bool { return x.Initiator == r.Initiator && x.Address == r.Address }
 }
 
+// checkAddresses refuses new rules that would match nobody. A document may have some: tgt takes any text, and what was got can be applied.
+func checkAddresses(field string, rules ...spec.Rule) error {
+	for _, r := range rules {
+		if r.Address == "" {
+			continue
+		}
+		if err := spec.CheckAddress(r.Address); err != nil {
+			return invalid("", "%s: %w", field, err)
+		}
+	}
+	return nil
+}
+
 func (a *access) AddRule(ctx context.Context, q *api.AddRuleRequest) (*api.AddRuleResponse, error) {
 	ref, err := conv.ToRef(q.GetTarget())
 	if err != nil {
@@ -37,6 +50,9 @@ func (a *access) AddRule(ctx context.Context, q *api.AddRuleRequest) (*api.AddRu
 	}
 	rule, err := conv.ToRule(q.GetRule())
 	if err != nil {
+		return nil, err
+	}
+	if err := checkAddresses("rule.address", rule); err != nil {
 		return nil, err
 	}
 	r := &api.AddRuleResponse{}

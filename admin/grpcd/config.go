@@ -11,7 +11,7 @@ type Config struct {
 	Logger target.Logger // nil: nothing is logged
 	TLS    *TLSFiles     // nil: no TCP
 
-	MaxConns     int           // connections at once; further ones are closed
+	MaxConns     int           // connections at once, at each address; further ones are closed
 	MaxStreams   uint32        // calls at once of one connection; further ones wait
 	MaxCalls     int           // calls at once; further ones are refused
 	MaxWatchers  int           // of these, event streams

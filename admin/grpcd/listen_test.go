@@ -3,12 +3,14 @@ package grpcd_test
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/lunar-iscsi/lunar/admin"
 	api "github.com/lunar-iscsi/lunar/admin/api/lunar/v1"
 	"github.com/lunar-iscsi/lunar/admin/grpcd"
+	"github.com/lunar-iscsi/lunar/test/certs"
 	"github.com/lunar-iscsi/lunar/test/deps"
 )
 
@@ -234,5 +237,32 @@ func TestDefaultPath(t *testing.T) {
 	t.Setenv("XDG_RUNTIME_DIR", "not/absolute")
 	if got := grpcd.DefaultPath(); got != grpcd.DefaultSocket {
 		t.Errorf("%s", got)
+	}
+}
+
+// TestMaxConnsOfEachAddress: connections over the network that are never let in do not keep root from the socket.
+func TestMaxConnsOfEachAddress(t *testing.T) {
+	ca := certs.New(t, "ca")
+	p := ca.Issue(t, "lunard", time.Now().Add(time.Hour))
+	s, path := serve(t, newManager(t), grpcd.Config{MaxConns: 1, TLS: &grpcd.TLSFiles{Cert: p.Cert, Key: p.Key, ClientCA: ca.File}})
+	address := serveOn(t, s, "tcp:127.0.0.1:0").Addr().String()
+	for i := range 2 {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if i == 0 {
+			continue // it has the one place there is, and says nothing
+		}
+		if err := c.SetReadDeadline(time.Now().Add(testTime)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+			t.Fatalf("the second connection is not closed: %v", err)
+		}
+	}
+	if _, err := newClient(dial(t, path)).targets.ListTargets(testContext(t), &api.ListTargetsRequest{}); err != nil {
+		t.Errorf("at the socket: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/lunar-iscsi/lunar/admin"
 	api "github.com/lunar-iscsi/lunar/admin/api/lunar/v1"
 	"github.com/lunar-iscsi/lunar/admin/grpcd"
+	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/backstore/mem"
 	"github.com/lunar-iscsi/lunar/backstore/null"
@@ -293,5 +294,32 @@ func TestDrainTime(t *testing.T) {
 	}
 	if s, err := m.Target(admin.Ref{Name: disk}, false); err != nil || !s.Spec.Offline {
 		t.Errorf("%+v, %v", s.Spec, err)
+	}
+}
+
+// A rule whose address says nothing would match nobody, and nobody would be told: it is refused. One that tgt's tools have made can be
+// removed all the same.
+func TestRuleAddresses(t *testing.T) {
+	m, c := managed(t)
+	ctx := t.Context()
+	for _, bad := range []string{"all", "10.0.0.0/33", "garbage", "foo bar", "fe80::1%eth0"} {
+		_, err := c.targets.AddTarget(ctx, &api.AddTargetRequest{Target: &api.Target{Name: disk, Access: []*api.Rule{{Address: bad}}}})
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(status.Convert(err).Message(), "target.access: ") {
+			t.Errorf("a target with %q: %v", bad, err)
+		}
+	}
+	if _, err := m.AddTarget(ctx, spec.Target{Name: disk, Access: []spec.Rule{{Address: "garbage"}}}); err != nil {
+		t.Fatal(err)
+	}
+	of := &api.TargetRef{Target: &api.TargetRef_Name{Name: disk}}
+	_, err := c.access.AddRule(ctx, &api.AddRuleRequest{Target: of, Rule: &api.Rule{Address: "10.0.0.0/33"}})
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(status.Convert(err).Message(), "want a length of 0 to 32") {
+		t.Errorf("a rule: %v", err)
+	}
+	if _, err := c.access.RemoveRule(ctx, &api.RemoveRuleRequest{Target: of, Rule: &api.Rule{Address: "garbage"}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.access.AddRule(ctx, &api.AddRuleRequest{Target: of, Rule: &api.Rule{Address: "[2001:db8::]/32"}}); err != nil {
+		t.Error(err)
 	}
 }

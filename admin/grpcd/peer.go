@@ -25,7 +25,9 @@ func newCreds(k *keeper) *creds {
 	}
 	return &creds{tls: credentials.NewTLS(&tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return k.current(), nil },
+		// A resumed session would stand on what its certificate was worth once, whatever CA file there is now.
+		SessionTicketsDisabled: true,
+		GetConfigForClient:     func(*tls.ClientHelloInfo) (*tls.Config, error) { return k.current(), nil },
 	})}
 }
 

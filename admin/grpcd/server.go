@@ -29,7 +29,6 @@ type Server struct {
 
 	calls    chan struct{} // a token for each further call
 	watchers chan struct{} // a token for each further event stream
-	conns    chan struct{} // a token for each further connection
 	over     sync.Once     // the line that tells of connections beyond
 
 	done chan struct{} // closed by Stop: event streams end
@@ -39,7 +38,7 @@ type Server struct {
 // New makes a server. It fails where the TLS files cannot be used.
 func New(svc admin.Service, cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
-	s := &Server{svc: svc, cfg: cfg, health: health.NewServer(), calls: tokens(cfg.MaxCalls), watchers: tokens(cfg.MaxWatchers), conns: tokens(cfg.MaxConns), done: make(chan struct{})}
+	s := &Server{svc: svc, cfg: cfg, health: health.NewServer(), calls: tokens(cfg.MaxCalls), watchers: tokens(cfg.MaxWatchers), done: make(chan struct{})}
 	if cfg.TLS != nil {
 		var err error
 		if s.tls, err = newKeeper(cfg.TLS, cfg.Logger); err != nil {
@@ -93,7 +92,8 @@ func (s *Server) Serve(l *Listener) error {
 }
 
 func (s *Server) serve(l net.Listener) error {
-	err := s.grpc.Serve(&limited{Listener: l, free: s.conns, over: func() {
+	// Each address has tokens of its own: who is not let in over TCP, or not yet, must not keep root from the socket.
+	err := s.grpc.Serve(&limited{Listener: l, free: tokens(s.cfg.MaxConns), over: func() {
 		s.over.Do(func() {
 			s.cfg.Logger.Warn("too many connections to the administration; further ones are closed", "most", s.cfg.MaxConns)
 		})

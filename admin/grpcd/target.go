@@ -101,6 +101,9 @@ func (t *targets) AddTarget(ctx context.Context, q *api.AddTargetRequest) (*api.
 	if err != nil {
 		return nil, err
 	}
+	if err := checkAddresses("target.access", want.Access...); err != nil {
+		return nil, err
+	}
 	made, err := t.s.svc.AddTarget(ctx, want)
 	if q.GetAllowExisting() && missing(err, admin.TargetExists) {
 		have, herr := t.s.svc.Target(admin.Ref{Name: want.Name}, false)

@@ -79,7 +79,7 @@ func (k *keeper) load() error {
 	k.times = times
 	k.config = &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert},
-		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca, NextProtos: []string{"h2"},
+		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca, NextProtos: []string{"h2"}, SessionTicketsDisabled: true,
 	}
 	return nil
 }

@@ -162,3 +162,32 @@ func TestTCPWantsTLS(t *testing.T) {
 		}
 	}
 }
+
+// TestWithdrawnCA: who was let in by a CA that is in the file no more is not let in again, not even where its TLS would resume the session
+// of before, which stands on what the certificate was worth then.
+func TestWithdrawnCA(t *testing.T) {
+	hour := time.Now().Add(time.Hour)
+	servers, clients, others := certs.New(t, "servers"), certs.New(t, "clients"), certs.New(t, "others")
+	server, alice := servers.Issue(t, "lunard", hour), clients.Issue(t, "alice", hour)
+	s, _ := serve(t, &stub{edit: func(context.Context) error { return nil }}, grpcd.Config{TLS: &grpcd.TLSFiles{Cert: server.Cert, Key: server.Key, ClientCA: clients.File}})
+	address := serveOn(t, s, "tcp:127.0.0.1:0").Addr().String()
+	c := &tls.Config{RootCAs: roots(t, servers), Certificates: pair(t, alice), ClientSessionCache: tls.NewLRUClientSessionCache(4)}
+	for range 2 {
+		if err := remove(t, address, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pem, err := os.ReadFile(others.File)
+	if err == nil {
+		err = os.WriteFile(clients.File, pem, 0o600)
+	}
+	if err == nil {
+		err = os.Chtimes(clients.File, time.Now(), time.Now().Add(time.Minute))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remove(t, address, c); status.Code(err) != codes.Unavailable {
+		t.Errorf("a client of a CA that was withdrawn: %v", err)
+	}
+}

@@ -72,7 +72,7 @@ func TestCheckAddress(t *testing.T) {
 			t.Errorf("%s: %v", s, err)
 		}
 	}
-	for _, s := range []string{"", "all", "192.0.2", "192.0.2.1/33", "[2001:db8::", "x"} {
+	for _, s := range []string{"", "all", "192.0.2", "192.0.2.1/33", "[2001:db8::", "x", "[192.0.2.1]", "fe80::1%eth0", "::ffff:192.0.2.1/24", "192.0.2.1/024", "192.0.2.1/", "192.0.2.1/+8"} {
 		if CheckAddress(s) == nil {
 			t.Errorf("%s was taken", s)
 		}

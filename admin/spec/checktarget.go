@@ -120,24 +120,37 @@ func (r *Rule) check(at place) error {
 // checkPattern checks a pattern of initiator names: tgt takes any text as one.
 func checkPattern(at place, s string) error { return checkText(at, s, login.MaxNameLen) }
 
-// CheckAddress reports whether a rule's address says something: tgt's faces keep one that does not, which then matches nobody;
-// lunar's own refuse it.
+// CheckAddress reports whether a rule's address says something, as target.ParseAddress has it: tgt's faces and files keep one that does
+// not, which then matches nobody; a call of lunar's own is refused.
 func CheckAddress(s string) error {
 	if s == "ALL" {
 		return nil
 	}
 	addr, bits, network := strings.Cut(s, "/")
-	if in, ok := strings.CutPrefix(addr, "["); ok {
-		if addr, ok = strings.CutSuffix(in, "]"); !ok {
+	in, bracketed := strings.CutPrefix(addr, "[")
+	if bracketed {
+		var closed bool
+		if addr, closed = strings.CutSuffix(in, "]"); !closed {
 			return fmt.Errorf("%q: a bracket is not closed", s)
 		}
 	}
 	a, err := netip.ParseAddr(addr)
-	if err == nil && network {
-		_, err = netip.ParsePrefix(a.WithZone("").String() + "/" + bits)
-	}
-	if err != nil {
+	switch {
+	case err != nil && strings.EqualFold(s, "ALL"):
+		return fmt.Errorf("%q: want ALL, in capitals, for everybody", s)
+	case err != nil || bracketed && a.Is4():
 		return fmt.Errorf("%q: want ALL, an IP address, or a network as 192.0.2.0/24 or [2001:db8::]/32", s)
+	case a.Zone() != "":
+		return fmt.Errorf("%q: a zone is this host's own name for a link, leave it out", s)
+	case !network:
+		return nil
+	}
+	p, err := netip.ParsePrefix(addr + "/" + bits)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q: want a length of 0 to %d behind the slash", s, a.BitLen())
+	case a.Is4In6() && p.Bits() < 96:
+		return fmt.Errorf("%q: a network of IPv4 addresses in their IPv6 form has a length of 96 or more", s)
 	}
 	return nil
 }

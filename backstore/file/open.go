@@ -60,7 +60,7 @@ func errClass(c backstore.Class, format string, args ...any) error {
 
 func parse(u *backstore.URI, o backstore.Options) (c config, err error) {
 	if u.Host != "" {
-		return c, errClass(backstore.ClassUnsupported, "%s names a host; write file:///PATH", u)
+		return c, errClass(backstore.ClassUnsupported, "%s names a host; write file:///PATH", u.Shown())
 	}
 	if u.Path == "" {
 		return c, errClass(backstore.ClassNotFound, "%s names no file; write file:///PATH", u)

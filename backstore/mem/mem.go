@@ -58,7 +58,7 @@ func Driver() backstore.Driver {
 				return nil, &backstore.Error{Class: backstore.ClassUnsupported, Op: "open", Cause: err}
 			}
 			if size == 0 {
-				return nil, &backstore.Error{Class: backstore.ClassRange, Op: "open", Cause: fmt.Errorf("%s needs a size, for example mem:?size=64M", u)}
+				return nil, &backstore.Error{Class: backstore.ClassRange, Op: "open", Cause: fmt.Errorf("%s needs a size, for example mem:?size=64M", u.Shown())}
 			}
 			return New(Config{Size: size, ReadOnly: ro || o.ReadOnly})
 		},

@@ -84,12 +84,24 @@ func (f *ruleFlags) check() error {
 	return nil
 }
 
+// aclArgs takes a target alone, and tells who puts whom behind it, as tgtadm's habit is, how that is said.
+func aclArgs(cmd *cobra.Command, args []string) error {
+	if len(args) >= 2 {
+		flag := "--initiator"
+		if args[1] == "ALL" || strings.Trim(args[1], "0123456789abcdefABCDEF.:/[]") == "" {
+			flag = "--address"
+		}
+		return &countError{fmt.Errorf("who it is about is named by a flag: %s %s %s %s", cmd.CommandPath(), args[0], flag, args[1])}
+	}
+	return cobra.ExactArgs(1)(cmd, args)
+}
+
 func (c *cli) aclAdd() *cobra.Command {
 	var f ruleFlags
 	var noReset, readOnly, allowExisting bool
 	var position uint32
 	cmd := &cobra.Command{
-		Use: "add TARGET", Short: "Let initiators in", Args: cobra.ExactArgs(1), ValidArgsFunction: c.complete(c.targetNames),
+		Use: "add TARGET", Short: "Let initiators in", Args: aclArgs, ValidArgsFunction: c.complete(c.targetNames),
 		Long: "Adds a rule: the initiators that it admits may log in. The first rule that admits an initiator gives its rights.",
 		Example: `  lunarctl acl add iqn.2026-11.io.lunar:disk --initiator iqn.1993-08.org.debian:01:host
   # everybody of a network may read
@@ -128,7 +140,7 @@ func (c *cli) aclRemove() *cobra.Command {
 	var f ruleFlags
 	var missingOK bool
 	cmd := &cobra.Command{
-		Use: "remove TARGET", Aliases: []string{"rm", "delete"}, Short: "Take a rule away", Args: cobra.ExactArgs(1), ValidArgsFunction: c.complete(c.targetNames),
+		Use: "remove TARGET", Aliases: []string{"rm", "delete"}, Short: "Take a rule away", Args: aclArgs, ValidArgsFunction: c.complete(c.targetNames),
 		Long: `Takes the rule away that names exactly this. Sessions that it let in go on: "lunarctl session close" ends them.`,
 		Example: `  lunarctl acl remove iqn.2026-11.io.lunar:disk --initiator iqn.1993-08.org.debian:01:host
   lunarctl acl remove 1 --address ALL --missing-ok`,

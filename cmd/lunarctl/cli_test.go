@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/lunar-iscsi/lunar/admin/grpcd"
 	"github.com/lunar-iscsi/lunar/scsi/cdb"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
@@ -36,6 +39,11 @@ var script = []string{
 	"$ acl remove 1 --address ALL",
 	"$ acl remove 1 --address ALL --missing-ok",
 	"$ acl add 1",
+	"$ acl add 1 ALL",
+	"$ acl remove 1 192.0.2.0/24",
+	"$ acl add 1 iqn.1993-08.org.debian:01:host",
+	"$ acl add 1 --address 10.0.0.0/33",
+	"$ acl add 1 --address all",
 	"$ lun add 1 2 null:?size=1T --serial S2 --vendor ACME --product Disk --read-only --thin off",
 	"$ lun add 1 2 null:?size=1T",
 	"$ lun add 1 2 null:?size=1T --serial S2 --allow-existing",
@@ -127,6 +135,9 @@ var script = []string{
 	"$ nonsense",
 	"$ target nonsense",
 	"$ target show",
+	"$ target show 1 2",
+	"$ lun remove 1",
+	"$ target list x",
 	"$ target list --no-such-flag",
 }
 
@@ -259,6 +270,9 @@ func TestNoDaemon(t *testing.T) {
 	if status != exitNoServer || !strings.Contains(errOut.String(), "no daemon answers at unix:"+path) || !strings.Contains(errOut.String(), "\nhint: ") || out.Len() != 0 {
 		t.Errorf("%d, %q, %q", status, out.String(), errOut.String())
 	}
+	if said := errOut.String(); !strings.Contains(said, "connect: no such file or directory\n") || strings.Contains(said, "rror while dialing") {
+		t.Errorf("what gRPC says of itself is told: %q", said)
+	}
 	t.Setenv("LUNAR_SERVER", "nonsense")
 	errOut.Reset()
 	if status := run(t.Context(), []string{"target", "list"}, nil, &out, &errOut); status != exitUsage || !strings.Contains(errOut.String(), `"nonsense": want unix:/PATH`) {
@@ -267,6 +281,16 @@ func TestNoDaemon(t *testing.T) {
 	errOut.Reset()
 	if status := run(t.Context(), []string{"target", "list", "--server", "tcp:127.0.0.1:1"}, nil, &out, &errOut); status != exitUsage || !strings.Contains(errOut.String(), "mutual TLS") {
 		t.Errorf("%d, %q", status, errOut.String())
+	}
+}
+
+// TestNotAllowed: a socket of another user's says so, and who may. The error is a system's: root, whom tests may run as, would get in.
+func TestNotAllowed(t *testing.T) {
+	c := &cli{server: "unix:/run/lunar/lunard.sock"}
+	err := c.explain(newRoot(), status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial unix /run/lunar/lunard.sock: connect: permission denied"`))
+	f, ok := err.(*failure)
+	if !ok || f.status != exitNoServer || f.Error() != "unix:/run/lunar/lunard.sock may not be used by this user: dial unix /run/lunar/lunard.sock: connect: permission denied" || !strings.Contains(f.hint, "sudo") {
+		t.Errorf("%#v", err)
 	}
 }
 

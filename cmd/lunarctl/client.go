@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -189,6 +190,9 @@ func (c *cli) explain(cmd *cobra.Command, err error) error {
 		if d, ok := d.(*api.ErrorDetail); ok {
 			detailed = true
 			f.hint = d.GetHint()
+			if d.GetCode() == api.ErrorCode_ERROR_CODE_OPEN_FAILED {
+				f.status = exitFailed // nothing of the daemon's stands against it, and --force does not help
+			}
 			if d.GetForceHelps() && cmd.Flags().Lookup("force") != nil && !strings.Contains(f.hint, "--force") {
 				if f.hint = f.hint + " (--force)"; d.GetHint() == "" {
 					f.hint = "--force does it all the same"
@@ -207,6 +211,10 @@ func (c *cli) explain(cmd *cobra.Command, err error) error {
 		if strings.HasPrefix(c.address(), "tcp:") {
 			f.hint = "is lunard listening there (--listen-admin), and is our certificate of the CA that it was given (--admin-ca)?"
 		}
+		if strings.Contains(st.Message(), syscall.EACCES.Error()) {
+			f.error = fmt.Errorf("%s may not be used by this user: %s", c.address(), lastCause(st.Message()))
+			f.hint = "root may, with sudo; lunard --listen-admin unix:PATH,mode=0660 lets a group in"
+		}
 	case codes.DeadlineExceeded:
 		f.error = fmt.Errorf("the daemon at %s did not answer within %v", c.address(), c.timeout)
 		f.hint = "--timeout allows more time; whether the change was made is not known: look before you try again"
@@ -219,14 +227,14 @@ func (c *cli) explain(cmd *cobra.Command, err error) error {
 	return f
 }
 
-// lastCause takes off what gRPC puts in front of a cause.
+// lastCause takes off what gRPC puts in front of a cause, and its quotes.
 func lastCause(s string) string {
-	for _, before := range []string{"error while dialing: ", "authentication handshake failed: "} {
+	for _, before := range []string{"rror while dialing: ", "authentication handshake failed: "} {
 		if i := strings.LastIndex(s, before); i >= 0 {
 			s = s[i+len(before):]
 		}
 	}
-	return strings.TrimSuffix(strings.Trim(s, `"`), `"`)
+	return strings.Trim(s, `"`)
 }
 
 // ref reads how a target is named.

@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	var failed *failure
 	switch {
 	case err == nil:
@@ -59,7 +59,15 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		return failed.status
 	}
 	// Everything else is cobra's, or a flag's value.
-	fmt.Fprintf(errOut, "lunarctl: %v\n", err)
+	fmt.Fprintln(errOut, "lunarctl:", printable(err.Error()))
+	var count *countError
+	switch {
+	case !errors.As(err, &count) && !strings.HasPrefix(err.Error(), "unknown "):
+	case cmd == root:
+		fmt.Fprintln(errOut, "hint: see lunarctl --help")
+	default:
+		fmt.Fprintf(errOut, "hint: %s; see %s --help\n", strings.TrimSuffix(cmd.UseLine(), " [flags]"), cmd.CommandPath())
+	}
 	return exitUsage
 }
 
@@ -71,6 +79,36 @@ type failure struct {
 }
 
 func (f *failure) Unwrap() error { return f.error }
+
+// A countError is a wrong number of arguments: the command's usage says what it wants.
+type countError struct{ error }
+
+// explainCounts has all commands below cmd say what is too much or too little, not how many that are.
+func explainCounts(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil && cmd.Runnable() && !cmd.HasSubCommands() {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			err := check(cmd, args)
+			var own *countError
+			if err == nil || errors.As(err, &own) {
+				return err
+			}
+			most := len(args)
+			for most > 0 && check(cmd, args[:most]) != nil {
+				most--
+			}
+			switch {
+			case most > 0 || len(args) > 0 && check(cmd, nil) == nil:
+				return &countError{fmt.Errorf("%q is an argument too many", args[most])}
+			case len(args) == 0:
+				return &countError{errors.New("arguments are missing")}
+			}
+			return &countError{fmt.Errorf("an argument is missing behind %q", args[len(args)-1])}
+		}
+	}
+	for _, below := range cmd.Commands() {
+		explainCounts(below)
+	}
+}
 
 // failed is a failure without more ado.
 func failed(err error) error { return &failure{error: err, status: exitFailed} }
@@ -105,6 +143,7 @@ func newRoot() *cobra.Command {
 	c.flags(root)
 	root.AddCommand(newTarget(c), newLun(c), newPortal(c), newACL(c), newAccount(c), newSession(c), newStats(c), newEvents(c), newConfig(c), newStore(c), newSystem(c),
 		newBench(), newVersion(c), newManual())
+	explainCounts(root)
 	return root
 }
 

@@ -24,6 +24,7 @@ type tgtOptions struct {
 
 func (o *options) tgtFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.tgt.port, "control-port", noPort, "let tgt's tgtadm and tgt-admin in by control port `N`, the socket /var/run/tgtd/socket.N or $TGT_IPC_SOCKET.N; lunard called tgtd has N 0 (default: they are not let in)")
+	f.Lookup("control-port").DefValue = "0" // -1 is not for people: the help would show it
 	f.StringVar(&o.tgt.prefix, "tgt-socket", "", "`PREFIX` of that socket instead, with N 0 unless it is given")
 }
 

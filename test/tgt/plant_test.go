@@ -173,6 +173,9 @@ func (p *plant) start(args ...string) {
 	defer os.Remove(path)
 	defer notify.Close()
 	var log bytes.Buffer
+	if p.daemon == lunard {
+		args = append(args, "--lunar", "listen-admin=none") // the socket of this machine's own daemon is not ours
+	}
 	c := exec.Command(filepath.Join(p.bin, "tgtd"), append([]string{"-f"}, args...)...)
 	c.Env = append(p.env, "NOTIFY_SOCKET="+path)
 	c.Dir = p.dir

@@ -201,14 +201,14 @@ func (a *administrator) someAccount() []string {
 	return nil
 }
 
-// newLUN is a disk of memory, or one on a file: its target's own, or one that other targets may have, too, and which is then one disk with
-// several ways to it.
+// newLUN is a disk of memory, or one on a file: of this number of the target alone, or one that others may have, too, and which is then
+// one disk with several ways to it.
 func (a *administrator) newLUN(target int, n uint16) spec.LUN {
 	l := spec.LUN{Number: n, Volume: fmt.Sprintf("mem:?size=%d", minSize), ReadOnly: a.rnd.IntN(8) == 0}
 	if a.rnd.IntN(2) == 0 {
 		i := a.rnd.IntN(shared + 1)
 		if l.Volume = "file://" + a.file(i); i == shared {
-			i = shared + target
+			i = shared + target*maxLUN + int(n) - 1
 			l.Volume = fmt.Sprintf("file://%s?size=%d", a.file(i), minSize)
 		}
 		l.Serial = fmt.Sprint(fileSerial, i)

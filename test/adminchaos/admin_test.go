@@ -125,7 +125,7 @@ func (a *administrator) allowed(k kind, err error) error {
 		return fmt.Errorf("not an *admin.Error: %w", err)
 	case code == admin.NoTarget && k != addTarget:
 		return nil
-	case code == admin.OpenFailed && !strings.Contains(err.Error(), "is being opened or closed for"):
+	case code == admin.OpenFailed && !strings.Contains(err.Error(), "try again"):
 		return err
 	case code == admin.Invalid && !strings.Contains(err.Error(), "no medium"):
 		return err

@@ -207,10 +207,10 @@ func (a *administrator) newLUN(target int, n uint16) spec.LUN {
 	l := spec.LUN{Number: n, Volume: fmt.Sprintf("mem:?size=%d", minSize), ReadOnly: a.rnd.IntN(8) == 0}
 	if a.rnd.IntN(2) == 0 {
 		i := a.rnd.IntN(shared + 1)
-		if l.Volume = "file://" + a.file(i); i == shared {
+		if i == shared {
 			i = shared + target*maxLUN + int(n) - 1
-			l.Volume = fmt.Sprintf("file://%s?size=%d", a.file(i), minSize)
 		}
+		l.Volume = fmt.Sprintf("file://%s?size=%d", a.file(i), minSize)
 		l.Serial = fmt.Sprint(fileSerial, i)
 		l.Identity = l.Serial
 		l.ReadOnly = false

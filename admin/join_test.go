@@ -48,3 +48,23 @@ func TestSecondTargetOfAVolume(t *testing.T) {
 		t.Errorf("after a restart: %+v, %v", got.Spec, err)
 	}
 }
+
+// The target whose loop another one is to join can go at any moment. Then the other one is where it was, and as good as before.
+func TestJoinNobody(t *testing.T) {
+	r := newRig(t, &testState{})
+	v := volume(t, "disk")
+	_, err := r.AddTarget(r.ctx(), spec.Target{Name: iqn + "a", LUNs: []spec.LUN{{Number: 1, Volume: v}}})
+	r.ok(err)
+	_, err = r.AddTarget(r.ctx(), spec.Target{Name: iqn + "b", Access: everybody()})
+	r.ok(err)
+	r.ok(r.byName[iqn+"a"].live.Remove(r.ctx(), true)) // the service does not know of it yet
+	r.refused(OpenFailed, func() error {
+		_, err := r.AddLUN(r.ctx(), Ref{TID: 2}, spec.LUN{Number: 1, Volume: v}, false)
+		return err
+	})
+	_, err = r.AddLUN(r.ctx(), Ref{TID: 2}, spec.LUN{Number: 1, Volume: "mem:?size=1M"}, false)
+	r.ok(err)
+	if s, err := r.Target(Ref{TID: 2}, true); err != nil || !s.Live.Ready || len(s.Live.LUNs) != 2 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}

@@ -330,6 +330,15 @@ func (m *Manager) closeStore(d *disk, st backstore.Store) {
 // ResizeLUN is Service's.
 func (m *Manager) ResizeLUN(ctx context.Context, ref Ref, lun uint16, size int64, force bool) (now int64, err error) {
 	d := &deed{op: "lun resize", kind: LUNResized, target: ref.Name, lun: int(lun)}
+	var key string // of the volume
+	if size > 0 && force {
+		// It may become smaller: nobody's URI may then say more, whatever happens meanwhile. One that says less does no harm.
+		if s, err := m.Target(ref, false); err == nil {
+			if i, there := place(&s.Spec, lun); there {
+				m.sayElsewhere(ref, keyOf(s.Spec.LUNs[i].Volume), size)
+			}
+		}
+	}
 	err = m.changeLUN(ctx, ref, d, func(ctx context.Context, e *entry, t *spec.Target) error {
 		i, there := place(t, lun)
 		if !there {
@@ -338,11 +347,15 @@ func (m *Manager) ResizeLUN(ctx context.Context, ref Ref, lun uint16, size int64
 		if size < 0 {
 			return Errorf(Invalid, "target %s LUN %d: a size of %d bytes", e.name, lun, size)
 		}
+		key = keyOf(t.LUNs[i].Volume)
 		var err error
 		if now, err = m.resize(ctx, e, t, &t.LUNs[i], size, force); err == nil {
 			d.detail = fmt.Sprintf("%d bytes", now)
 		}
 		return err
 	})
+	if key != "" {
+		m.sayElsewhere(ref, key, 0) // also where it failed
+	}
 	return now, err
 }

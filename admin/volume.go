@@ -197,13 +197,19 @@ func (m *Manager) join(ctx context.Context, e *entry, t *spec.Target, first *spe
 		return &Error{Code: Unsupported, Err: fmt.Errorf("target %s LUN %d: the volume is another target's already, and to share it the two have to be on one loop: %w", e.name, first.Number, err),
 			Hint: "have the initiators of " + e.name + " log out first"}
 	}
-	live, err := m.srv.AddTarget(t.Name, cfg)
-	if err != nil {
-		// The name was ours a moment ago: the server is being closed.
-		return coded(err, Internal)
+	live, refused := m.srv.AddTarget(t.Name, cfg)
+	if refused != nil {
+		// The other target has been removed meanwhile: this one lives on alone. If it cannot, the server is being closed.
+		cfg.LoopOf = nil
+		if live, err = m.srv.AddTarget(t.Name, cfg); err != nil {
+			return coded(err, Internal)
+		}
 	}
 	m.publish(e, t, nil, live)
 	m.apply(e)
+	if refused != nil {
+		return &Error{Code: OpenFailed, Err: fmt.Errorf("target %s LUN %d: the volume is another target's, which is being removed: %w", e.name, first.Number, refused), Hint: "try again"}
+	}
 	return nil
 }
 

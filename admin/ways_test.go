@@ -1,9 +1,12 @@
 package admin
 
 import (
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
+	"github.com/lunar-iscsi/lunar/backstore"
 )
 
 // One volume behind several numbers of a target is one disk with several ways to it, whether the numbers come one by one, all at once,
@@ -49,4 +52,62 @@ func TestSeveralWays(t *testing.T) {
 	r.ok(again.RemoveTarget(again.ctx(), Ref{TID: 2}, false))
 	_, err = again.AddTarget(again.ctx(), spec.Target{Name: iqn + "d", LUNs: []spec.LUN{{Number: 1, Volume: one}, {Number: 2, Volume: two}}})
 	r.ok(err)
+}
+
+// A volume that several LUNs have, of one target and of two, and whose URIs say its size, is resized through the last of them: all say the
+// new size, and can open it after a restart.
+func TestResizeOfSeveralWays(t *testing.T) {
+	st := &testState{}
+	r := newRig(t, st)
+	v := volume(t, "disk")
+	if err := os.Truncate(strings.TrimPrefix(v, "file://"), 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	v += "?size=4M"
+	_, err := r.AddTarget(r.ctx(), spec.Target{Name: iqn + "a", LUNs: []spec.LUN{{Number: 1, Volume: v}, {Number: 2, Volume: v}}})
+	r.ok(err)
+	_, err = r.AddTarget(r.ctx(), spec.Target{Name: iqn + "b", LUNs: []spec.LUN{{Number: 7, Volume: v}}})
+	r.ok(err)
+	for _, k := range []struct {
+		tid  int
+		lun  uint16
+		size int64
+	}{{2, 7, 2 << 20}, {1, 2, 1 << 20}, {2, 7, 3 << 20}, {1, 1, 2 << 20}} {
+		if now, err := r.ResizeLUN(r.ctx(), Ref{TID: k.tid}, k.lun, k.size, true); err != nil || now != k.size {
+			t.Fatal(now, err)
+		}
+		d := r.Document()
+		for _, tg := range d.Targets {
+			for _, l := range tg.LUNs {
+				if u := l.Volume; sizeOption(t, u) != k.size {
+					t.Errorf("%d bytes, and target %s LUN %d has %s", k.size, tg.Name, l.Number, u)
+				}
+			}
+		}
+		r.ok(r.Manager.Close())
+		r = newRig(t, st)
+		if c := spec.Changes(d, r.Document()); c != "" {
+			t.Error("after a restart: ", c)
+		}
+		for _, s := range r.Targets(true) {
+			for _, l := range s.Live.LUNs[1:] {
+				if l.Size != k.size || len(s.Faults) != 0 {
+					t.Errorf("%s LUN %d has %d bytes after a restart, want %d: %v", s.Spec.Name, l.LUN, l.Size, k.size, s.Faults)
+				}
+			}
+		}
+	}
+}
+
+func sizeOption(t *testing.T, volume string) int64 {
+	t.Helper()
+	u, err := backstore.ParseURI(volume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := u.Size("size", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

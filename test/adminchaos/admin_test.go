@@ -125,7 +125,7 @@ func (a *administrator) allowed(k kind, err error) error {
 		return fmt.Errorf("not an *admin.Error: %w", err)
 	case code == admin.NoTarget && k != addTarget:
 		return nil
-	case code == admin.OpenFailed && !strings.Contains(err.Error(), "is being opened or closed for"):
+	case code == admin.OpenFailed && !strings.Contains(err.Error(), "try again"):
 		return err
 	case code == admin.Invalid && !strings.Contains(err.Error(), "no medium"):
 		return err
@@ -201,16 +201,16 @@ func (a *administrator) someAccount() []string {
 	return nil
 }
 
-// newLUN is a disk of memory, or one on a file: its target's own, or one that other targets may have, too, and which is then one disk with
-// several ways to it.
+// newLUN is a disk of memory, or one on a file: of this number of the target alone, or one that others may have, too, and which is then
+// one disk with several ways to it.
 func (a *administrator) newLUN(target int, n uint16) spec.LUN {
 	l := spec.LUN{Number: n, Volume: fmt.Sprintf("mem:?size=%d", minSize), ReadOnly: a.rnd.IntN(8) == 0}
 	if a.rnd.IntN(2) == 0 {
 		i := a.rnd.IntN(shared + 1)
-		if l.Volume = "file://" + a.file(i); i == shared {
-			i = shared + target
-			l.Volume = fmt.Sprintf("file://%s?size=%d", a.file(i), minSize)
+		if i == shared {
+			i = shared + target*maxLUN + int(n) - 1
 		}
+		l.Volume = fmt.Sprintf("file://%s?size=%d", a.file(i), minSize)
 		l.Serial = fmt.Sprint(fileSerial, i)
 		l.Identity = l.Serial
 		l.ReadOnly = false

@@ -149,12 +149,19 @@ func (l *life) liveAsSet(d *spec.Document) {
 		for k := range s.LUNs {
 			set, now := &s.LUNs[k], &live.LUNs[k+1]
 			size := sizeIn(set.Volume)
-			several := size < 0 // the disk may be another LUN's, too, which says otherwise
-			if set.Number != now.LUN || set.Identity != now.Identity || !several && (set.Offline == now.Online || size != now.Size && size != minSize) {
+			var i int
+			several := fileOf(set.Serial, &i) && i < shared // the disk may be another LUN's, too, which was taken offline
+			if set.Number != now.LUN || set.Identity != now.Identity || !several && set.Offline == now.Online || size != now.Size && size != minSize {
 				t.Errorf("%s: set is %+v, live %+v", s.Name, *set, *now)
 			}
 		}
 	}
+}
+
+// fileOf reads the number of a file from its serial number.
+func fileOf(serial string, i *int) bool {
+	_, err := fmt.Sscanf(serial, fileSerial+"%d", i)
+	return err == nil
 }
 
 // usable removes a target, if it is there, makes it anew and uses it.

@@ -30,8 +30,8 @@ const (
 	targets        = 3
 	administrators = 4
 	initiators     = 6
-	shared         = 2                // files that any target may have
-	files          = shared + targets // and one of its own for each; all outlive their LUNs
+	shared         = 2                       // files that any target may have
+	files          = shared + targets*maxLUN // and one for each of their numbers; all outlive their LUNs
 	maxLUN         = 4
 
 	blockSize = 512

@@ -76,7 +76,7 @@ func TestBackground(t *testing.T) {
 			return // it returns before it is there
 		}
 		pidFile := filepath.Join(p.dir, "pid")
-		p.do("tgtd -p " + pidFile + " --iscsi portal=127.0.0.1:0")
+		p.do("tgtd -p " + pidFile + " --iscsi portal=127.0.0.1:0 --lunar listen-admin=none")
 		p.findPortal("0")
 		b, err := os.ReadFile(pidFile)
 		if err != nil {
@@ -90,7 +90,7 @@ func TestBackground(t *testing.T) {
 		if r := p.quiet("pidof tgtd"); !strings.Contains(" "+strings.TrimSpace(r.stdout)+" ", fmt.Sprintf(" %d ", pid)) {
 			p.Errorf("pidof tgtd: %+v, want %d", r, pid)
 		}
-		if r := p.quiet("tgtd --iscsi portal=127.0.0.1:0"); r.status != 1 || !strings.Contains(r.stderr, "another tgtd") {
+		if r := p.quiet("tgtd --iscsi portal=127.0.0.1:0 --lunar listen-admin=none"); r.status != 1 || !strings.Contains(r.stderr, "another tgtd") {
 			p.Errorf("a second daemon: %+v", r)
 		}
 		p.do("tgtadm --mode target --op new --tid 1 -T iqn.x")
@@ -139,7 +139,7 @@ func TestPortalThatCannotBe(t *testing.T) {
 			return // it listens everywhere instead
 		}
 		for _, mode := range []string{"-f", ""} {
-			r := p.quiet("tgtd " + mode + " --iscsi portal=203.0.113.9:3260")
+			r := p.quiet("tgtd " + mode + " --iscsi portal=203.0.113.9:3260 --lunar listen-admin=none")
 			if r.status != 1 || !strings.Contains(r.stderr, "203.0.113.9:3260") {
 				p.Errorf("tgtd %s: %+v", mode, r)
 			}

@@ -309,3 +309,35 @@ func TestSuspect(t *testing.T) {
 		t.Error("it goes on with the file whose fsync failed")
 	}
 }
+
+// A folder that others may write to is no place for secrets and for what is served to whom.
+func TestDirOfEverybody(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for mode, fine := range map[os.FileMode]bool{0o700: true, 0o755: true, 0o770: true, 0o777: false, 0o702: false, 0o777 | os.ModeSticky: false} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := journal.Dir(path); (err == nil) != fine || err != nil && !strings.Contains(err.Error(), "every user of this machine") {
+			t.Errorf("mode %v: %v", mode, err)
+		}
+	}
+	if err := os.Chmod(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	fs, err := journal.Dir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("elsewhere", filepath.Join(path, "lunard.lock")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := journal.Open(fs, journal.Options{}); err == nil {
+		t.Error("a link in the lock's place is followed")
+	}
+	if _, err := os.Lstat(filepath.Join(path, "elsewhere")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("where it leads: %v", err)
+	}
+}

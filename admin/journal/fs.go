@@ -43,7 +43,8 @@ var ErrLocked = errors.New("in use by another process")
 // dir is a FS of the machine.
 type dir string
 
-// Dir returns the folder at path, which is made if it is not there, for its owner alone.
+// Dir returns the folder at path, which is made if it is not there, for its owner alone. One that every user may write to is refused: there
+// others could put a state of theirs, or links, in the place of ours.
 func Dir(path string) (FS, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -60,6 +61,13 @@ func Dir(path string) (FS, error) {
 	for i := 0; i < len(in) && err == nil; i++ {
 		err = dir(in[i]).Sync()
 	}
+	if err != nil {
+		return nil, err
+	}
+	st, err := os.Stat(path)
+	if err == nil && st.Mode().Perm()&0o002 != 0 {
+		err = fmt.Errorf("%s: every user of this machine may write to it (mode %#o): chmod o-w it, or name a folder below it", path, st.Mode().Perm())
+	}
 	return dir(path), err
 }
 
@@ -68,7 +76,7 @@ func (d dir) Path(name string) string { return filepath.Join(string(d), name) }
 func (d dir) ReadFile(name string) ([]byte, error) { return os.ReadFile(d.Path(name)) }
 
 func (d dir) Append(name string, create bool) (File, error) {
-	flags := os.O_WRONLY | os.O_APPEND
+	flags := os.O_WRONLY | os.O_APPEND | unix.O_NOFOLLOW
 	if create {
 		flags |= os.O_CREATE | os.O_TRUNC
 	}
@@ -95,7 +103,7 @@ func (d dir) Sync() error {
 }
 
 func (d dir) Lock(name string) (io.Closer, error) {
-	f, err := os.OpenFile(d.Path(name), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(d.Path(name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,9 @@ package metrics
 
 import (
 	"fmt"
+	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,6 +29,9 @@ const (
 	answerTime      = time.Minute     // a request may take in all
 	idleTime        = 2 * time.Minute // a connection may stay without a request: longer than the usual scrape interval
 	maxRequestBytes = 8 << 10         // of a request's header
+
+	// DefaultMaxConns is how many connections Limit leaves open at once, where it is told 0.
+	DefaultMaxConns = 64
 )
 
 // Path is where the handler serves the metrics.
@@ -69,6 +74,47 @@ func NewHandler(c *Collector, cfg HandlerConfig) (http.Handler, error) {
 		http.Error(w, "lunar: the metrics are at "+Path, http.StatusNotFound)
 	})
 	return mux, nil
+}
+
+// Limit closes connections of l beyond most at once: whoever reaches the port may connect, and each connection costs memory and a descriptor
+// that targets want.
+func Limit(l net.Listener, most int) net.Listener {
+	if most == 0 {
+		most = DefaultMaxConns
+	}
+	return &limited{Listener: l, taken: make(chan struct{}, most)}
+}
+
+type limited struct {
+	net.Listener
+	taken chan struct{} // has one for each open connection
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case l.taken <- struct{}{}:
+			return &limitedConn{Conn: c, taken: l.taken}, nil
+		default:
+			_ = c.Close() // nothing was written to it
+		}
+	}
+}
+
+// A limitedConn gives its place back when it is closed, once.
+type limitedConn struct {
+	net.Conn
+	once  sync.Once
+	taken chan struct{}
+}
+
+func (c *limitedConn) Close() error {
+	c.once.Do(func() { <-c.taken })
+	return c.Conn.Close()
 }
 
 // NewServer returns an HTTP server of h with bounds for whoever can reach it. It does not listen yet.

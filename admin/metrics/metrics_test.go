@@ -181,7 +181,8 @@ What lunard shows to Prometheus at %s, where it was given an address for that. T
 (`+"`go test ./admin/metrics -run TestDocs -rewrite`"+`); a test holds the two together.
 
 Counters begin at 0 with the daemon, those of a LUN with its disk, those of a session with its login: a rate is what they are
-for. A scrape asks each target once, for a moment. At most %d sessions have series of their own, target by target and the oldest first;
+for. A scrape asks each target once, for a moment. Two scrapes at once are served, and
+64 connections; further ones are refused. At most %d sessions have series of their own, target by target and the oldest first;
 lunar_sessions_without_series says how many have none. An operation is a read (READ), a write (WRITE, WRITE AND VERIFY, WRITE
 SAME, ORWRITE, COMPARE AND WRITE), or other: everything else. Beside these there are process_… and go_… of the Prometheus library.
 

@@ -97,7 +97,10 @@ func Listen(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The lock says that whoever made the socket is gone.
+	// The lock says that whoever made the socket is gone. What is no socket nobody of ours has made.
+	if st, err := os.Lstat(cfg.Path); err == nil && st.Mode().Type() != fs.ModeSocket {
+		return nil, errors.Join(fmt.Errorf("management socket %s: a file that is no socket is there", cfg.Path), lock.Close())
+	}
 	if err := os.Remove(cfg.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.Join(fmt.Errorf("management socket: %w", err), lock.Close())
 	}
@@ -107,6 +110,10 @@ func Listen(cfg Config) (*Server, error) {
 	}
 	// tgtadm waits for the end of a daemon by connecting until it is refused; where there is no socket it waits for ever.
 	l.SetUnlinkOnClose(false)
+	// Others would be turned away (serve): with a generous umask they could still fill the log and the places for connections.
+	if err := os.Chmod(cfg.Path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("management socket: %w", err), l.Close(), lock.Close())
+	}
 	s := &Server{cfg: cfg, l: l, lock: lock, slots: make(chan struct{}, cfg.MaxConns), served: make(chan struct{})}
 	s.base, s.end = context.WithCancel(context.Background())
 	s.still, s.quit = context.WithCancel(s.base)
@@ -116,7 +123,10 @@ func Listen(cfg Config) (*Server, error) {
 // takeLock makes and locks the file, as lockf does; the lock is that of the open file, so that it also keeps two servers of one
 // process apart.
 func takeLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("management lock %s: a symbolic link is there", path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("management lock: %w", err)
 	}

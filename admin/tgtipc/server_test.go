@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -252,6 +253,43 @@ func TestSocketStaysBehind(t *testing.T) {
 		if st, err := os.Stat(path + ".lock"); err != nil || st.Mode().Perm() != 0o644 {
 			t.Errorf("the lock's file: %v, %v", st, err)
 		}
+	}
+}
+
+// The socket is for its owner alone, and nothing that is not a daemon's is taken for one of its files.
+func TestFilesOfTheSocket(t *testing.T) {
+	dir := t.TempDir()
+	listen := func(name string) error {
+		s, err := Listen(Config{Path: filepath.Join(dir, name), Logger: discard{}})
+		if err != nil {
+			return err
+		}
+		return s.Close(t.Context())
+	}
+	if err := listen("s"); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(filepath.Join(dir, "s")); err != nil || st.Mode() != fs.ModeSocket|0o600 {
+		t.Errorf("the socket: %v, %v", st.Mode(), err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("data"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := listen("file"); err == nil || !strings.Contains(err.Error(), "no socket") {
+		t.Errorf("a file in the socket's place: %v", err)
+	}
+	if b, err := os.ReadFile(file); string(b) != "data" {
+		t.Errorf("the file: %q, %v", b, err)
+	}
+	if err := os.Symlink("made", filepath.Join(dir, "l.lock")); err != nil {
+		t.Fatal(err)
+	}
+	if err := listen("l"); err == nil || !strings.Contains(err.Error(), "symbolic link") {
+		t.Errorf("a link in the lock's place: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "made")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("where the link leads: %v", err)
 	}
 }
 

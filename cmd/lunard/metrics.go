@@ -30,7 +30,7 @@ func (o *options) startMetrics(ctx context.Context, m *admin.Manager, log *async
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.Serve(metrics.Limit(l, 0)); !errors.Is(err, http.ErrServerClosed) {
 			log.Warn("the metrics are not served any more", "address", o.metrics, "error", err)
 		}
 	}()

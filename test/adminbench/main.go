@@ -6,13 +6,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lunar-iscsi/lunar/test/gauge"
 )
 
 // The goals.
@@ -69,54 +69,29 @@ func run(ctx context.Context, o *options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	for _, b := range []struct {
-		path *string
-		pkg  string
-	}{{&o.lunard, "./cmd/lunard"}, {&o.lunarctl, "./cmd/lunarctl"}} {
-		if *b.path != "" {
-			continue
-		}
-		*b.path = filepath.Join(dir, filepath.Base(b.pkg))
-		if out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", *b.path, b.pkg).CombinedOutput(); err != nil {
-			return fmt.Errorf("building %s (run this in the module's root): %w: %s", b.pkg, err, out)
-		}
-	}
-	t := &table{}
-	err = measure(ctx, o, dir, t)
-	if err == nil {
-		err = scrapes(ctx, o, dir, t)
-	}
-	var text strings.Builder
-	t.text(&text)
-	fmt.Print(text.String())
-	if err != nil {
+	if err := gauge.Build(ctx, dir, &o.lunard, &o.lunarctl); err != nil {
 		return err
 	}
-	if o.out != "" {
-		var b strings.Builder
-		t.markdown(&b, o)
-		if err := os.WriteFile(o.out, []byte(b.String()), 0o644); err != nil {
-			return err
-		}
+	t := &gauge.Table{}
+	if err = measure(ctx, o, dir, t); err == nil {
+		err = scrapes(ctx, o, dir, t)
 	}
-	if t.failed > 0 {
-		return fmt.Errorf("%d goals are not met", t.failed)
-	}
-	return nil
+	return t.Report(err, o.out, "Administration under load", fmt.Sprintf("%.0f calls a second, six of ten saved, on a target under 4 KiB reads of depth 32; %d interleaved rounds of 2 × %.0f s",
+		o.rate, o.rounds, o.seconds))
 }
 
 // measure runs the rounds.
-func measure(ctx context.Context, o *options, dir string, t *table) error {
+func measure(ctx context.Context, o *options, dir string, t *gauge.Table) error {
 	busy, err := start(ctx, o.lunard, filepath.Join(dir, "busy"), 1)
 	if err != nil {
 		return err
 	}
-	defer busy.kill()
+	defer busy.Kill()
 	idle, err := start(ctx, o.lunard, filepath.Join(dir, "idle"), 1)
 	if err != nil {
 		return err
 	}
-	defer idle.kill()
+	defer idle.Kill()
 	var calls, control []time.Duration
 	var losses, p99s, controls []float64
 	for round := range o.rounds {
@@ -138,11 +113,11 @@ func measure(ctx context.Context, o *options, dir string, t *table) error {
 		fmt.Fprintf(os.Stderr, "round %d: idle p99 %.2f ms at %.0f IOPS, busy p99 %.2f ms at %.0f IOPS (%.1f %% less)\n",
 			round+1, controls[round], half[0].iops, p99s[round], half[1].iops, loss)
 	}
-	t.add("calls on the idle daemon, p50, p99, most", latencies(control))
-	t.add("calls on the busy target, p50, p99, most", latencies(calls))
-	t.add("p99 by round, idle: median (lowest to highest)", spread(controls, "ms"))
-	t.goal("p99 by round, busy: median (lowest to highest)", spread(p99s, "ms"), "< "+goalP99.String(), median(p99s) < millis(goalP99))
-	t.goal("loss of throughput: median (lowest to highest)", spread(losses, "%"), fmt.Sprintf("< %.0f %%", goalLoss), median(losses) < goalLoss)
+	t.Add("calls on the idle daemon, p50, p99, most", latencies(control))
+	t.Add("calls on the busy target, p50, p99, most", latencies(calls))
+	t.Add("p99 by round, idle: median (lowest to highest)", spread(controls, "ms"))
+	t.Goal("p99 by round, busy: median (lowest to highest)", spread(p99s, "ms"), "< "+goalP99.String(), median(p99s) < millis(goalP99))
+	t.Goal("loss of throughput: median (lowest to highest)", spread(losses, "%"), fmt.Sprintf("< %.0f %%", goalLoss), median(losses) < goalLoss)
 	return nil
 }
 
@@ -154,7 +129,7 @@ type half struct {
 
 // half puts the busy target under load and makes calls to d meanwhile.
 func (o *options) half(ctx context.Context, portal string, d *daemon) (h half, err error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(o.seconds*float64(time.Second))+clientGrace)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
 		iops float64
@@ -179,7 +154,7 @@ func (o *options) half(ctx context.Context, portal string, d *daemon) (h half, e
 			c := mix(1, d.calls)
 			d.calls++
 			if _, err := c.do(ctx, d.socket); err != nil {
-				return h, errors.Join(err, d.failed())
+				return h, errors.Join(err, d.Failed())
 			}
 			h.took = append(h.took, time.Since(due))
 		}

@@ -2,33 +2,28 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lunar-iscsi/lunar/session/initiator/load"
+	"github.com/lunar-iscsi/lunar/test/gauge"
 )
 
 // The goals.
 const (
-	goalMemory  = 512 << 20        // bytes resident
-	goalCPU     = 2.0              // percent of one processor, idle
-	goalBack    = 30 * time.Second // all sessions back after a restart
-	spareFDs    = 128              // descriptors of ours besides the sessions
-	loginLimit  = 3 * time.Minute  // how long we wait for all to log in
-	clientGrace = 30 * time.Second
+	goalMemory = 512 << 20        // bytes resident
+	goalCPU    = 2.0              // percent of one processor, idle
+	goalBack   = 30 * time.Second // all sessions back after a restart
+	spareFDs   = 128              // descriptors of ours besides the sessions
+	loginLimit = 3 * time.Minute  // how long we wait for all to log in
 )
 
 // options are the command line.
@@ -71,38 +66,13 @@ func run(ctx context.Context, o *options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	for _, b := range []struct {
-		path *string
-		pkg  string
-	}{{&o.lunard, "./cmd/lunard"}, {&o.lunarctl, "./cmd/lunarctl"}} {
-		if *b.path != "" {
-			continue
-		}
-		*b.path = filepath.Join(dir, filepath.Base(b.pkg))
-		if out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", *b.path, b.pkg).CombinedOutput(); err != nil {
-			return fmt.Errorf("building %s (run this in the module's root): %w: %s", b.pkg, err, out)
-		}
-	}
-	t := &table{}
-	t.add("descriptors that a process may have", fmt.Sprint(limit))
-	err = measure(ctx, o, dir, t)
-	var text strings.Builder
-	t.text(&text)
-	fmt.Print(text.String())
-	if err != nil {
+	if err := gauge.Build(ctx, dir, &o.lunard, &o.lunarctl); err != nil {
 		return err
 	}
-	if o.out != "" {
-		var b strings.Builder
-		t.markdown(&b, o)
-		if err := os.WriteFile(o.out, []byte(b.String()), 0o644); err != nil {
-			return err
-		}
-	}
-	if t.failed > 0 {
-		return fmt.Errorf("%d goals are not met", t.failed)
-	}
-	return nil
+	t := &gauge.Table{}
+	t.Add("descriptors that a process may have", fmt.Sprint(limit))
+	err = measure(ctx, o, dir, t)
+	return t.Report(err, o.out, fmt.Sprintf("%d targets and %d sessions in one lunard", o.targets, o.sessions), "")
 }
 
 // raiseLimit raises the limit on descriptors as far as it goes, for us and the processes that we start.
@@ -122,8 +92,8 @@ func raiseLimit(need uint64) (uint64, error) {
 }
 
 // measure fills the table.
-func measure(ctx context.Context, o *options, dir string, t *table) error {
-	portal, err := freePortal()
+func measure(ctx context.Context, o *options, dir string, t *gauge.Table) error {
+	portal, err := gauge.FreeAddress()
 	if err != nil {
 		return err
 	}
@@ -131,13 +101,13 @@ func measure(ctx context.Context, o *options, dir string, t *table) error {
 	if err != nil {
 		return err
 	}
-	defer func() { d.kill() }()
-	t.add(fmt.Sprintf("start with %d targets until the portal listens", o.targets), ms(took))
+	defer func() { d.Kill() }()
+	t.Add(fmt.Sprintf("start with %d targets until the portal listens", o.targets), ms(took))
 	empty, err := d.footprint()
 	if err != nil {
 		return err
 	}
-	t.add("resident, threads, descriptors without a session", empty.String())
+	t.Add("resident, threads, descriptors without a session", empty.String())
 	alone, err := busy(ctx, o, portal)
 	if err != nil {
 		return err
@@ -148,8 +118,8 @@ func measure(ctx context.Context, o *options, dir string, t *table) error {
 	if took, err = f.loginWithin(ctx); err != nil {
 		return err
 	}
-	t.goal(fmt.Sprintf("%d sessions log in at once", o.sessions), ms(took), "≤ "+goalBack.String(), took <= goalBack)
-	t.retries(f)
+	t.Goal(fmt.Sprintf("%d sessions log in at once", o.sessions), ms(took), "≤ "+goalBack.String(), took <= goalBack)
+	retries(t, f)
 	if err := idle(ctx, o, d, f, t); err != nil {
 		return err
 	}
@@ -157,20 +127,20 @@ func measure(ctx context.Context, o *options, dir string, t *table) error {
 	if err != nil {
 		return err
 	}
-	t.add("one busy target, 4 KiB reads, depth 8, alone", latencies(alone))
-	t.add("the same beside all idle sessions", latencies(beside))
+	t.Add("one busy target, 4 KiB reads, depth 8, alone", latencies(alone))
+	t.Add("the same beside all idle sessions", latencies(beside))
 
-	d.kill()
+	d.Kill()
 	f.close()
 	if d, took, err = startDaemon(ctx, o.lunard, dir, portal, o.targets); err != nil {
 		return err
 	}
-	t.add("start again after the daemon was killed", ms(took))
+	t.Add("start again after the daemon was killed", ms(took))
 	if took, err = f.loginWithin(ctx); err != nil {
 		return err
 	}
-	t.goal("all sessions are back", ms(took), "≤ "+goalBack.String(), took <= goalBack)
-	t.retries(f)
+	t.Goal("all sessions are back", ms(took), "≤ "+goalBack.String(), took <= goalBack)
+	retries(t, f)
 	return nil
 }
 
@@ -181,7 +151,7 @@ func (f *fleet) loginWithin(ctx context.Context) (time.Duration, error) {
 }
 
 // idle takes the daemon's footprint and processor time while nothing but keepalive happens.
-func idle(ctx context.Context, o *options, d *daemon, f *fleet, t *table) error {
+func idle(ctx context.Context, o *options, d *daemon, f *fleet, t *gauge.Table) error {
 	before, err := d.footprint()
 	if err != nil {
 		return err
@@ -191,8 +161,8 @@ func idle(ctx context.Context, o *options, d *daemon, f *fleet, t *table) error 
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-d.ended:
-		return d.failed()
+	case <-d.Ended:
+		return d.Failed()
 	case <-time.After(time.Duration(o.idle * float64(time.Second))):
 	}
 	after, err := d.footprint()
@@ -200,78 +170,26 @@ func idle(ctx context.Context, o *options, d *daemon, f *fleet, t *table) error 
 		return err
 	}
 	share := float64(after.cpu-before.cpu) / float64(time.Since(start)) * 100
-	t.goal("memory resident", mib(after.rss), "≤ "+mib(goalMemory), after.rss <= goalMemory)
-	t.add("memory resident at most", mib(after.peak))
-	t.goal("threads", fmt.Sprint(after.threads), fmt.Sprintf("fewer than targets (%d)", o.targets), after.threads < int64(max(o.targets, 64)))
-	t.add("descriptors", fmt.Sprint(after.descriptors))
-	t.goal(fmt.Sprintf("processor time, idle for %.0f s", o.idle), fmt.Sprintf("%.2f %% of a processor", share), fmt.Sprintf("≤ %.0f %%", goalCPU), share <= goalCPU)
+	t.Goal("memory resident", mib(after.rss), "≤ "+mib(goalMemory), after.rss <= goalMemory)
+	t.Add("memory resident at most", mib(after.peak))
+	t.Goal("threads", fmt.Sprint(after.threads), fmt.Sprintf("fewer than targets (%d)", o.targets), after.threads < int64(max(o.targets, 64)))
+	t.Add("descriptors", fmt.Sprint(after.descriptors))
+	t.Goal(fmt.Sprintf("processor time, idle for %.0f s", o.idle), fmt.Sprintf("%.2f %% of a processor", share), fmt.Sprintf("≤ %.0f %%", goalCPU), share <= goalCPU)
 	pinged := f.pings.Load() - pings
-	t.goal("pings answered meanwhile", fmt.Sprint(pinged), fmt.Sprintf("≥ %d: keepalive is on", o.sessions), pinged >= int64(o.sessions))
-	t.goal("sessions lost", fmt.Sprint(f.lost.Load()), "0", f.lost.Load() == 0)
+	t.Goal("pings answered meanwhile", fmt.Sprint(pinged), fmt.Sprintf("≥ %d: keepalive is on", o.sessions), pinged >= int64(o.sessions))
+	t.Goal("sessions lost", fmt.Sprint(f.lost.Load()), "0", f.lost.Load() == 0)
 	return nil
 }
 
 // busy puts the first target under load.
 func busy(ctx context.Context, o *options, portal string) (*load.Report, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(o.busy*float64(time.Second))+clientGrace)
-	defer cancel()
-	c := exec.CommandContext(ctx, o.lunarctl, "bench", "--json", "--progress=false", "--bs", "4k", "--depth", "8",
-		"--seconds", fmt.Sprint(o.busy), fmt.Sprintf("iscsi://%s/%s/%d", portal, iqn(0), busyLUN))
-	out, err := c.Output()
-	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			err = fmt.Errorf("%w: %s", err, exit.Stderr)
-		}
-		return nil, fmt.Errorf("lunarctl: %w", err)
-	}
-	r := new(load.Report)
-	return r, json.Unmarshal(out, r)
-}
-
-func freePortal() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
-
-// A table is what is printed.
-type table struct {
-	rows   [][4]string // what, figure, goal, verdict
-	failed int
-}
-
-func (t *table) add(what, figure string) { t.rows = append(t.rows, [4]string{what, figure}) }
-
-func (t *table) goal(what, figure, goal string, met bool) {
-	word := "met"
-	if !met {
-		word = "not met"
-		t.failed++
-	}
-	t.rows = append(t.rows, [4]string{what, figure, goal, word})
+	return gauge.Load(ctx, o.lunarctl, portal, iqn(0), busyLUN, 8, o.busy)
 }
 
 // retries notes how many logins had to be tried again, and why the first of them.
-func (t *table) retries(f *fleet) {
+func retries(t *gauge.Table, f *fleet) {
 	if n := f.retries.Load(); n > 0 {
-		t.add(fmt.Sprintf("  tries after a refusal, each %v later", f.retry), fmt.Sprintf("%d (%v)", n, f.first()))
-	}
-}
-
-func (t *table) text(w *strings.Builder) {
-	for _, r := range t.rows {
-		fmt.Fprintf(w, "%-56s %-44s %-26s %s\n", r[0], r[1], r[2], r[3])
-	}
-}
-
-func (t *table) markdown(w *strings.Builder, o *options) {
-	fmt.Fprintf(w, "# %d targets and %d sessions in one lunard\n\n%s, %d processors, %s\n\n| | | goal | |\n|---|---|---|---|\n",
-		o.targets, o.sessions, time.Now().Format("2006-01-02 15:04"), runtime.NumCPU(), runtime.Version())
-	for _, r := range t.rows {
-		fmt.Fprintf(w, "| %s |\n", strings.Join(r[:], " | "))
+		t.Add(fmt.Sprintf("  tries after a refusal, each %v later", f.retry), fmt.Sprintf("%d (%v)", n, f.first()))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -200,14 +201,44 @@ func (c *cli) accountSecret() *cobra.Command {
 	return cmd
 }
 
+// aloneAt are the places where an account is the only incoming one: without it they ask for no password.
+func aloneAt(list []*api.AccountState, name string) []string {
+	n := map[string]int{}
+	var at []string
+	for _, a := range list {
+		in := a.GetIncoming()
+		if a.GetDiscoveryIncoming() {
+			in = append([]string{"discovery"}, in...)
+		}
+		for _, where := range in {
+			n[where]++
+		}
+		if a.GetName() == name {
+			at = in
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(at), func(where string) bool { return n[where] > 1 })
+}
+
 func (c *cli) accountRemove() *cobra.Command {
-	var missingOK bool
+	var missingOK, force bool
 	cmd := &cobra.Command{
 		Use: "remove NAME", Aliases: []string{"rm", "delete"}, Short: "Remove an account", Args: cobra.ExactArgs(1), ValidArgsFunction: c.complete(c.accountNames),
-		Long:    "Removes an account, and unbinds it everywhere. A target whose last incoming account it was asks for no CHAP any more.",
+		Long: `Removes an account, and unbinds it everywhere. A target whose last incoming account it was would ask for no CHAP any more and let everybody in
+whom its rules admit: that wants --force.`,
 		Example: "  lunarctl account remove alice",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.call(cmd, func(ctx context.Context, d *daemon) error {
+				if !force {
+					r, err := d.accounts.ListAccounts(ctx, &api.ListAccountsRequest{})
+					if err != nil {
+						return err
+					}
+					if at := aloneAt(r.GetAccounts(), args[0]); len(at) > 0 {
+						return &failure{fmt.Errorf("account %s is the only one that lets initiators in at %s: without it no password would be asked for", args[0], strings.Join(at, ", ")),
+							exitRefused, "bind another one there first, or --force"}
+					}
+				}
 				r, err := d.accounts.RemoveAccount(ctx, &api.RemoveAccountRequest{Name: args[0], MissingOk: missingOK})
 				if err != nil {
 					return err
@@ -217,6 +248,7 @@ func (c *cli) accountRemove() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&missingOK, "missing-ok", false, "that there is none is no error")
+	cmd.Flags().BoolVar(&force, "force", false, "remove it also where no other account is left, and no password is asked for then")
 	return cmd
 }
 

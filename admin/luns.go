@@ -11,8 +11,8 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi"
 )
 
-// changeLUN carries out a change of a target's LUNs: work is called with the turn held, and with a copy of what is set, which
-// it may change.
+// changeLUN carries out a change of one of a target's LUNs: work is called with the turn held, and those of the other targets that the LUN's disk
+// stands behind, and with a copy of what is set, which it may change.
 func (m *Manager) changeLUN(ctx context.Context, ref Ref, d *deed, work func(ctx context.Context, e *entry, t *spec.Target) error) (err error) {
 	same := false
 	defer func() { m.tell(ctx, *d, same, err) }()
@@ -21,11 +21,11 @@ func (m *Manager) changeLUN(ctx context.Context, ref Ref, d *deed, work func(ctx
 		return err
 	}
 	defer done()
-	e, err := m.hold(ctx, ref)
+	e, give, err := m.holdDisk(ctx, ref, uint16(d.lun))
 	if err != nil {
 		return err
 	}
-	defer e.turn.give()
+	defer give()
 	d.target = e.name
 	t := m.specOf(e)
 	if err = work(ctx, e, &t); err == errSame {
@@ -190,6 +190,13 @@ func (m *Manager) EditLUN(ctx context.Context, ref Ref, lun uint16, edit func(*s
 		if next.Volume != cur.Volume || m.faulty(e, lun) && !next.Offline {
 			return m.swapLUN(ctx, e, t, &cur, &next)
 		}
+		all, err := m.alike(e, t, lun, func(o *entry, l *spec.LUN) error {
+			follow(l, &cur, &next)
+			return l.CheckLUN(o.name)
+		})
+		if err != nil {
+			return invalid(err)
+		}
 		if err := m.updateLUN(ctx, e, &next, false); err != nil {
 			return err
 		}
@@ -198,11 +205,10 @@ func (m *Manager) EditLUN(ctx context.Context, ref Ref, lun uint16, edit func(*s
 			return &Error{Code: Unsupported, Text: fmt.Sprintf("target %s LUN %d: the volume is open without the right to write", e.name, lun),
 				Hint: "remove the LUN and add it anew, writable"}
 		}
-		if err := m.saveTarget(e, t); err != nil {
+		if err := m.put(all); err != nil {
 			m.restore(e, &cur)
 			return err
 		}
-		m.publish(e, t, nil, nil)
 		return nil
 	})
 }
@@ -228,6 +234,9 @@ func (m *Manager) updateLUN(ctx context.Context, e *entry, l *spec.LUN, force bo
 	online := !l.Offline && l.Volume != "" && !m.faulty(e, l.Number)
 	cfg := diskConfig(e, l)
 	cfg.Identity = "" // the disk keeps the one that it was made with, whatever medium it has by now
+	if d := e.disks[l.Number]; d != nil && d.unit != nil {
+		cfg.TID = d.unit.e.tid // and tgt's names of the target that it was made for
+	}
 	err := e.live.UpdateDisk(ctx, l.Number, scsi.DiskUpdate{Config: cfg, Online: online, Force: force})
 	return coded(err, Invalid)
 }
@@ -245,6 +254,10 @@ func (m *Manager) restore(e *entry, l *spec.LUN) {
 func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, next *spec.LUN) error {
 	if !cur.Offline && !next.Offline && cur.Volume != "" && !m.faulty(e, cur.Number) {
 		return &Error{Code: Invalid, Text: fmt.Sprintf("target %s LUN %d is online", e.name, cur.Number), Hint: "take it offline to give it another volume"}
+	}
+	if others := m.ways(e, cur.Number); len(others) != 0 {
+		return &Error{Code: Unsupported, Text: fmt.Sprintf("target %s LUN %d: its disk, which is to have another volume, is %s, too", e.name, cur.Number, others[0]),
+			Hint: "remove it there, and add it anew afterwards"}
 	}
 	d := &disk{e: e, lun: next.Number, identity: next.Identity}
 	var st backstore.Store
@@ -330,15 +343,6 @@ func (m *Manager) closeStore(d *disk, st backstore.Store) {
 // ResizeLUN is Service's.
 func (m *Manager) ResizeLUN(ctx context.Context, ref Ref, lun uint16, size int64, force bool) (now int64, err error) {
 	d := &deed{op: "lun resize", kind: LUNResized, target: ref.Name, lun: int(lun)}
-	var key string // of the volume
-	if size > 0 && force {
-		// It may become smaller: nobody's URI may then say more, whatever happens meanwhile. One that says less does no harm.
-		if s, err := m.Target(ref, false); err == nil {
-			if i, there := place(&s.Spec, lun); there {
-				m.sayElsewhere(ref, keyOf(s.Spec.LUNs[i].Volume), size)
-			}
-		}
-	}
 	err = m.changeLUN(ctx, ref, d, func(ctx context.Context, e *entry, t *spec.Target) error {
 		i, there := place(t, lun)
 		if !there {
@@ -347,15 +351,11 @@ func (m *Manager) ResizeLUN(ctx context.Context, ref Ref, lun uint16, size int64
 		if size < 0 {
 			return Errorf(Invalid, "target %s LUN %d: a size of %d bytes", e.name, lun, size)
 		}
-		key = keyOf(t.LUNs[i].Volume)
 		var err error
 		if now, err = m.resize(ctx, e, t, &t.LUNs[i], size, force); err == nil {
 			d.detail = fmt.Sprintf("%d bytes", now)
 		}
 		return err
 	})
-	if key != "" {
-		m.sayElsewhere(ref, key, 0) // also where it failed
-	}
 	return now, err
 }

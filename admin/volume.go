@@ -22,6 +22,8 @@ type disk struct {
 	key string // of its volume; empty: nobody else can have it
 	// identity is what is set as that; written before others can find the disk, then read-only.
 	identity string
+	// unit is the one of those with the same logical unit that has opened the volume; nil: there is no volume. Set by claim, then read-only.
+	unit *disk
 	// Guarded by Manager.mu.
 	there  bool // the logical unit is there; false: it comes, or goes
 	faulty bool // its volume could not be opened
@@ -111,6 +113,9 @@ func (m *Manager) claim(d *disk) (*disk, error) {
 		case !o.faulty:
 			other = o
 		}
+	}
+	if d.unit = d; other != nil {
+		d.unit = other.unit
 	}
 	m.volumes[d.key] = append(m.volumes[d.key], d)
 	return other, nil

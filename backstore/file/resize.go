@@ -123,7 +123,7 @@ func (s *Store) grow(from, to int64) error {
 	}
 	if !s.cfg.thin {
 		if e := fallocate(s.fd, 0, from, to-from); e != 0 {
-			return errors.Join(e, unix.Ftruncate(s.fd, from))
+			return errors.Join(e, unix.Ftruncate(s.fd, now)) // what somebody else has added stays
 		}
 	}
 	return unix.Fsync(s.fd)

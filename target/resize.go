@@ -37,22 +37,23 @@ func (t *Target) resizeDisk(ctx context.Context, lun uint16, size int64, force b
 	now, block := u.lu.Describe().Size, u.lu.Granularity()
 	t.l.ev.Unlock()
 	var apply func() error
-	if r, ok := st.(backstore.Resizer); size != 0 {
-		switch info := st.Info(); { // before initiators see anything of it
-		case !ok:
-			return now, &backstore.Error{Class: backstore.ClassUnsupported, Op: "resize", Cause: fmt.Errorf("the %s driver cannot resize a volume", info.Driver)}
+	if size != 0 {
+		info := st.Info()
+		switch _, able := st.(backstore.Resizer); { // before initiators see anything of it
+		case !able:
+			return now, backstore.Resize(ctx, st, size) // which says why
 		case info.ReadOnly:
 			return now, &backstore.Error{Class: backstore.ClassReadOnly, Op: "resize", Cause: fmt.Errorf("%s is open without the right to write", info.Volume)}
 		}
-		apply = func() error { return r.Resize(ctx, size) }
+		apply = func() error { return backstore.Resize(ctx, st, size) }
 	} else {
-		if size, err = presentSize(ctx, st); err != nil {
+		if size, err = backstore.PresentSize(ctx, st); err != nil {
 			return now, err
 		}
 		if size -= size % block; size == 0 {
 			return now, fmt.Errorf("the volume has less than a block of %d bytes", block)
 		}
-		apply = func() error { return adoptSize(ctx, st, size) }
+		apply = func() error { return backstore.AdoptSize(ctx, st, size) }
 	}
 	switch {
 	case size < 0 || size%block != 0:
@@ -109,29 +110,10 @@ func (t *Target) cleared(ctx context.Context, u *unit, size int64) error {
 	}
 }
 
-// presentSize returns the size that a volume has by now. A store that is no Sizer always knows it.
-func presentSize(ctx context.Context, st backstore.Store) (int64, error) {
-	if s, ok := st.(backstore.Sizer); ok {
-		return s.PresentSize(ctx)
-	}
-	return st.Info().Size, nil
-}
-
-func adoptSize(ctx context.Context, st backstore.Store, size int64) error {
-	if s, ok := st.(backstore.Sizer); ok {
-		return s.AdoptSize(ctx, size)
-	}
-	return nil
-}
-
 // watch lets a disk follow a volume that changes its size by itself, also to a smaller one: what is not there cannot be read.
 func (t *Target) watch(u *unit, st backstore.Store) {
-	w, ok := st.(backstore.SizeWatcher)
-	if !ok {
-		return
-	}
 	var notices atomic.Int64 // that nobody has followed yet
-	w.WatchSize(func(int64) {
+	backstore.WatchSize(st, func(int64) {
 		if notices.Add(1) != 1 {
 			return
 		}

@@ -297,9 +297,21 @@ func (a *administrator) onLUN(k kind, of int, lun uint16) error {
 	case editLUN:
 		off := a.rnd.IntN(3) == 0
 		c.sets[p+"offline"] = flag(off)
-		return a.model.run(c, func(ctx context.Context) error {
-			return a.m.EditLUN(ctx, ref, lun, func(l *spec.LUN) error { l.Offline = off; return nil })
+		// The disk may stand behind other LUNs: it is then offline, or online again, behind each.
+		ways := &call{begin: a.model.tick(), what: k.String() + ", the same disk", maybe: true, sets: map[string]string{}}
+		err := a.model.run(c, func(ctx context.Context) error {
+			return a.m.EditLUN(ctx, ref, lun, func(l *spec.LUN) error {
+				var i int
+				if l.Offline = off; fileOf(l.Serial, &i) && i < shared {
+					everywhere(ways.sets, "offline", flag(off))
+				}
+				return nil
+			})
 		})
+		if len(ways.sets) != 0 {
+			a.model.ended(ways)
+		}
+		return err
 	}
 	size := int64(minSize + a.rnd.IntN((maxSize-minSize)/4096)*4096)
 	if a.rnd.IntN(4) == 0 {
@@ -311,9 +323,18 @@ func (a *administrator) onLUN(k kind, of int, lun uint16) error {
 		if err == nil && size != 0 && now != size {
 			err = fmt.Errorf("%d bytes instead of %d", now, size)
 		}
-		c.sets[p+"size"] = fmt.Sprint(now)
+		everywhere(c.sets, "size", fmt.Sprint(now)) // the disk may stand behind other LUNs
 		return err
 	})
+}
+
+// everywhere sets what any LUN of any target may have become.
+func everywhere(sets map[string]string, key, value string) {
+	for of := range targets {
+		for n := range uint16(maxLUN) {
+			sets[lunPrefix(name(of), n+1)+key] = value
+		}
+	}
 }
 
 // cut ends one of the sessions that are there.

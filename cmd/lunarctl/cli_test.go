@@ -377,6 +377,9 @@ targets:
 	say("config", "apply", filepath.Join(dir, "none.yaml"))
 	say("config", "apply", write("fails.yaml", "targets:\n  - name: iqn.2026-11.io.lunar:a\n  - name: iqn.2026-11.io.lunar:b\n    luns:\n      - {lun: 1, volume: \"file:///no/such/file\"}\n"))
 	conf := write("targets.conf", "<target iqn.2026-11.io.lunar:tgt>\n  backing-store "+write("disk.img", strings.Repeat("\x00", 1<<20))+"\n  incominguser bob secretofbobs1\n  initiator-name iqn.x:y\n</target>\n")
+	if status, _, said := r.run("", "config", "import", write("wrong.conf", "# lunar\n\nSome other text\n")); status != exitUsage || !strings.Contains(said, "no target in it") {
+		t.Errorf("a file that has no target: %d, %q", status, said)
+	}
 	say("config", "import", conf, "--dry-run")
 	say("config", "import", conf)
 	say("target", "list")

@@ -260,6 +260,10 @@ A target with initiator-name and no initiator-address is open to everybody with 
 				return err
 			}
 			if !printIt {
+				if len(f.Document.Targets) == 0 && !a.force && !a.dryRun {
+					// tgt-admin reads any text as one: a wrong name on the command line must not take everything away.
+					return &failure{fmt.Errorf("%s: there is no target in it; every target that there is would be removed", args[0]), exitUsage, "if that is meant: --force"}
+				}
 				return c.carryOut(cmd, f, a)
 			}
 			b, err := f.Marshal(true)

@@ -12,6 +12,9 @@ import (
 type Options struct {
 	// ReadOnly opens the volume without the right to write, whatever the URI says.
 	ReadOnly bool
+	// TakeOver shuts out whoever has the volume open, before it is opened: once Open has returned, nothing that they submitted will be applied.
+	// ClassUnsupported where the engine cannot promise that.
+	TakeOver bool
 	// Warn takes one-line remarks for the log (a fallback taken, an option without effect). Nil drops them.
 	Warn func(string)
 }
@@ -27,6 +30,15 @@ type Driver struct {
 	// Open opens the volume. It may block, within ctx; it creates nothing unless the URI's
 	// own size option asks for that.
 	Open func(ctx context.Context, u *URI, o Options) (Store, error)
+
+	// Absent says why this driver is not built in and what to do about it; Open is then nil. Empty: it is.
+	Absent string
+	// Traits are what is true of every volume of it, in a few words for people: "fua", "discard", "take over".
+	Traits []string
+	// Volumes is what it can do with volumes besides opening them; nil: nothing.
+	Volumes *Volumes
+	// Key tells volumes apart (Registry.Key); nil: by scheme, host and path.
+	Key func(u *URI) string
 }
 
 // A Registry holds the drivers that a program has built in. It is filled by hand (no init) and
@@ -57,13 +69,9 @@ func (r *Registry) Drivers() []Driver {
 
 // Open opens the volume that u names with the driver of its scheme.
 func (r *Registry) Open(ctx context.Context, u *URI, o Options) (Store, error) {
-	d, ok := r.drivers[u.Scheme]
-	if !ok {
-		var known []string
-		for _, d := range r.Drivers() {
-			known = append(known, d.Scheme)
-		}
-		return nil, &Error{Class: ClassUnsupported, Op: "open", Cause: fmt.Errorf("no driver for %q is built in; there are: %s", u.Scheme, strings.Join(known, ", "))}
+	d, err := r.driver(u)
+	if err != nil {
+		return nil, err
 	}
 	for _, name := range u.Unused() {
 		if !slices.Contains(d.Options, name) {
@@ -71,4 +79,20 @@ func (r *Registry) Open(ctx context.Context, u *URI, o Options) (Store, error) {
 		}
 	}
 	return d.Open(ctx, u, o)
+}
+
+// driver returns the driver of u's scheme, if it is built in.
+func (r *Registry) driver(u *URI) (Driver, error) {
+	d, ok := r.drivers[u.Scheme]
+	if !ok {
+		var known []string
+		for _, d := range r.Drivers() {
+			known = append(known, d.Scheme)
+		}
+		return d, &Error{Class: ClassUnsupported, Op: "open", Cause: fmt.Errorf("no driver for %q is built in; there are: %s", u.Scheme, strings.Join(known, ", "))}
+	}
+	if d.Absent != "" {
+		return d, &Error{Class: ClassUnsupported, Op: "open", Cause: fmt.Errorf("the %s driver is not built in: %s", u.Scheme, d.Absent)}
+	}
+	return d, nil
 }

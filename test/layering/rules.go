@@ -47,15 +47,18 @@ var layers = []layer{
 	{path: "backstore", core: true},
 	{path: "backstore/backstoretest", may: []string{"backstore", "backstore/faulty"}, third: []string{xsys}, core: true},
 	{path: "backstore/gotgt", may: []string{"backstore"}, third: []string{gotgt, xsys}, core: true},
-	{path: "backstore/rbd", may: []string{"backstore"}, third: []string{goceph, xsys}, core: true},
+	{path: "backstore/rbd/...", may: []string{"backstore"}, third: []string{goceph, xsys}, core: true},
+	// What is below a driver is part of it.
+	{path: "backstore/curve/...", may: []string{"backstore"}, third: []string{grpc, xsys}, core: true},
+	{path: "backstore/longhorn/...", may: []string{"backstore"}, third: []string{grpc, xsys}, core: true},
 	{path: "backstore/...", may: []string{"backstore"}, third: []string{xsys}, core: true},
 	{path: "target/evloop", third: []string{xsys}, core: true},
 	{path: "target/...", may: []string{"session/...", "scsi/...", "backstore", "target/evloop"}, third: []string{xsys}, core: true},
 	{path: "admin/spec", may: []string{"session/login", "scsi/sam"}},
 	{path: "admin/...", may: []string{"target", "backstore", "session", "session/login", "scsi", "scsi/sam"}, third: []string{logrus, grpc, prometheus, goyaml, xsys}},
-	{path: "cmd/...", may: []string{"*"}, third: []string{cobra, logrus, grpc, prometheus, systemd, xsys}},
+	{path: "cmd/...", may: []string{"*"}, third: []string{gotgt, cobra, logrus, grpc, prometheus, systemd, xsys}},
 	{path: "test/history"}, // for tests of every layer
-	{path: "test/...", may: []string{"*", "test/..."}, third: []string{cobra, logrus, grpc, prometheus, xsys, xcrypto}},
+	{path: "test/...", may: []string{"*", "test/..."}, third: []string{cobra, logrus, grpc, prometheus, gotgt, goceph, xsys, xcrypto}},
 	{path: "tools/...", may: []string{"*", "test/..."}, third: []string{xsys}},
 }
 

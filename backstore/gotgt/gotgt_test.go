@@ -162,19 +162,19 @@ func TestFaults(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name  string
-		m     memory
+		m     *memory
 		r     *backstore.Request
 		class backstore.Class
 		text  string
 	}{
-		{"a short read", memory{short: true}, read(), backstore.ClassMedium, "511 bytes were read of 512"},
-		{"a short write", memory{short: true}, write(0), backstore.ClassMedium, "511 bytes were written of 512"},
-		{"a panic", memory{boom: true}, write(0), backstore.ClassInternal, "panicked: boom"},
-		{"a sync that fails", memory{fail: errors.New("no power")}, write(backstore.FUA), backstore.ClassMedium, "no power"},
-		{"an error of lunar's", memory{fail: &backstore.Error{Class: backstore.ClassNoSpace, Op: "sync"}}, write(backstore.FUA), backstore.ClassNoSpace, "no space"},
+		{"a short read", &memory{short: true}, read(), backstore.ClassMedium, "511 bytes were read of 512"},
+		{"a short write", &memory{short: true}, write(0), backstore.ClassMedium, "511 bytes were written of 512"},
+		{"a panic", &memory{boom: true}, write(0), backstore.ClassInternal, "panicked: boom"},
+		{"a sync that fails", &memory{fail: errors.New("no power")}, write(backstore.FUA), backstore.ClassMedium, "no power"},
+		{"an error of lunar's", &memory{fail: &backstore.Error{Class: backstore.ClassNoSpace, Op: "sync"}}, write(backstore.FUA), backstore.ClassNoSpace, "no space"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h := backstoretest.NewHarness(t, remoteStore(t, &c.m, Config{}), false)
+			h := backstoretest.NewHarness(t, remoteStore(t, c.m, Config{}), false)
 			err := h.Do(c.r)
 			if backstore.ClassOf(err) != c.class || err == nil || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("got %v, want %v with %q", err, c.class, c.text)

@@ -25,7 +25,7 @@ func (m *Manager) CreateVolume(ctx context.Context, uri string, size int64, p ba
 			return Errorf(Invalid, "%s: a size of %d bytes", n, size)
 		}
 		d.detail = fmt.Sprintf("%s, %d bytes", n, size)
-		w := &volumeWork{what: "it is being created", holds: []held{{n, n.key, whole, true}}}
+		w := &volumeWork{what: "it is being created", holds: []held{{n: n, key: n.key, hold: whole, made: true}}}
 		err = m.volumeWork(ctx, w, false, p, func(ctx context.Context, _ backstore.Store, p backstore.Progress) error {
 			return n.can.Create(ctx, n.u, size, p)
 		})
@@ -81,7 +81,7 @@ func (m *Manager) ResizeVolume(ctx context.Context, uri string, size int64, forc
 		if err := m.notSmaller(ctx, n, size, force); err != nil {
 			return err
 		}
-		w := &volumeWork{what: "it is being resized", holds: []held{{n, n.key, whole, false}}}
+		w := &volumeWork{what: "it is being resized", holds: []held{{n: n, key: n.key, hold: whole}}}
 		return m.volumeWork(ctx, w, false, p, func(ctx context.Context, _ backstore.Store, p backstore.Progress) error {
 			return n.can.Resize(ctx, n.u, size, force, p)
 		})
@@ -127,7 +127,7 @@ func (m *Manager) DeleteVolume(ctx context.Context, uri string, purge, force boo
 				return wouldDestroy(n, "would be deleted for ever")
 			}
 		}
-		w := &volumeWork{what: "it is being deleted", holds: []held{{n, n.key, whole, false}}}
+		w := &volumeWork{what: "it is being deleted", holds: []held{{n: n, key: n.key, hold: whole}}}
 		return m.volumeWork(ctx, w, false, p, func(ctx context.Context, _ backstore.Store, p backstore.Progress) error {
 			return n.can.Delete(ctx, n.u, backstore.Deletion{Purge: purge}, p)
 		})
@@ -152,9 +152,9 @@ func (m *Manager) RestoreVolume(ctx context.Context, uri, id string) (out string
 			return err
 		}
 		d.detail = fmt.Sprintf("%s, %s", n, id)
-		w := &volumeWork{what: "it is being restored", holds: []held{{n, trashKey(n, id), whole, false}}}
+		w := &volumeWork{what: "it is being restored", holds: []held{{n: n, key: trashKey(n, id), hold: whole}}}
 		if n.key != "" {
-			w.holds = append(w.holds, held{n, n.key, whole, true})
+			w.holds = append(w.holds, held{n: n, key: n.key, hold: whole, made: true})
 		}
 		err = m.volumeWork(ctx, w, false, nil, func(ctx context.Context, _ backstore.Store, _ backstore.Progress) (err error) {
 			out, err = n.can.Restore(ctx, n.u, id)
@@ -190,7 +190,7 @@ func (m *Manager) PurgeVolume(ctx context.Context, uri, id string, force bool, p
 		if !force {
 			return wouldDestroy(n, fmt.Sprintf("has %q in its trash, which would be gone for ever", id))
 		}
-		w := &volumeWork{what: fmt.Sprintf("%q is being purged from its trash", id), holds: []held{{n, trashKey(n, id), whole, false}}}
+		w := &volumeWork{what: fmt.Sprintf("%q is being purged from its trash", id), holds: []held{{n: n, key: trashKey(n, id), hold: whole}}}
 		return m.volumeWork(ctx, w, false, p, func(ctx context.Context, _ backstore.Store, p backstore.Progress) error {
 			return n.can.Purge(ctx, n.u, id, p)
 		})

@@ -14,9 +14,10 @@ import (
 
 // A VolumeLUN is a LUN that a volume is set behind.
 type VolumeLUN struct {
-	Target string
-	TID    int
-	LUN    uint16
+	Target  string
+	TID     int
+	LUN     uint16
+	Offline bool
 }
 
 // A VolumeInfo is a volume as its engine lists it, with where it is served from here.
@@ -33,7 +34,7 @@ type VolumeInfo struct {
 // WouldDestroy unless force.
 //
 // One thing at a time is done with a volume, but that any number of clones are made of it at once; the rest is VolumeBusy. A volume that is
-// a LUN here is neither deleted nor rolled back: VolumeInUse; while either goes on it cannot become one.
+// a LUN here is not deleted, and not rolled back unless that is offline: VolumeInUse. While either goes on no LUN can have it.
 type VolumeService interface {
 	// Volumes lists what is where uri points: a pool, a folder, a server.
 	Volumes(ctx context.Context, uri string) ([]VolumeInfo, error)
@@ -54,7 +55,7 @@ type VolumeService interface {
 	CreateSnapshot(ctx context.Context, uri, name string, p backstore.Progress) error
 	Snapshots(ctx context.Context, uri string) ([]backstore.Snapshot, error)
 	DeleteSnapshot(ctx context.Context, uri, name string, p backstore.Progress) error
-	// RollbackVolume gives a volume the contents that it had at a snapshot.
+	// RollbackVolume gives a volume the contents that it had at a snapshot. From a LUN that is offline it is taken meanwhile.
 	RollbackVolume(ctx context.Context, uri, name string, force bool, p backstore.Progress) error
 
 	// CloneVolume makes the volume to of what uri was at a snapshot; empty: of what it is now, where its driver can.
@@ -264,7 +265,7 @@ func (m *Manager) lunsByVolume() map[string][]VolumeLUN {
 				continue
 			}
 			if key := m.cfg.Registry.Key(u); key != "" {
-				out[key] = append(out[key], VolumeLUN{s.e.name, s.e.tid, l.Number})
+				out[key] = append(out[key], VolumeLUN{s.e.name, s.e.tid, l.Number, l.Offline})
 			}
 		}
 	}

@@ -19,7 +19,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, uri, name string, p backst
 			return err
 		}
 		d.detail = fmt.Sprintf("%s, %q", n, name)
-		w := &volumeWork{what: fmt.Sprintf("the snapshot %q is being taken of it", name), holds: []held{{n, n.key, changing, false}}}
+		w := &volumeWork{what: fmt.Sprintf("the snapshot %q is being taken of it", name), holds: []held{{n: n, key: n.key, hold: changing}}}
 		err = m.volumeWork(ctx, w, true, p, func(ctx context.Context, st backstore.Store, p backstore.Progress) error {
 			if s, ok := st.(backstore.Snapshotter); ok {
 				return s.Snapshot(ctx, name, p)
@@ -74,7 +74,7 @@ func (m *Manager) DeleteSnapshot(ctx context.Context, uri, name string, p backst
 			return err
 		}
 		d.detail = fmt.Sprintf("%s, %q", n, name)
-		w := &volumeWork{what: fmt.Sprintf("its snapshot %q is being deleted", name), holds: []held{{n, n.key, changing, false}}}
+		w := &volumeWork{what: fmt.Sprintf("its snapshot %q is being deleted", name), holds: []held{{n: n, key: n.key, hold: changing}}}
 		err = m.volumeWork(ctx, w, false, p, func(ctx context.Context, _ backstore.Store, p backstore.Progress) error {
 			return n.can.DeleteSnapshot(ctx, n.u, name, p)
 		})
@@ -96,8 +96,8 @@ func (m *Manager) RollbackVolume(ctx context.Context, uri, name string, force bo
 		if !force {
 			return wouldDestroy(n, fmt.Sprintf("would lose what was written since the snapshot %q", name))
 		}
-		w := &volumeWork{what: fmt.Sprintf("it is being rolled back to the snapshot %q", name), holds: []held{{n, n.key, whole, false}}}
-		err = m.volumeWork(ctx, w, false, p, func(ctx context.Context, _ backstore.Store, p backstore.Progress) error {
+		w := &volumeWork{what: fmt.Sprintf("it is being rolled back to the snapshot %q", name), holds: []held{{n: n, key: n.key, hold: whole}}}
+		err = m.forItself(ctx, w, p, func(ctx context.Context, p backstore.Progress) error {
 			return n.can.Rollback(ctx, n.u, name, p)
 		})
 		return m.noSnapshot(ctx, n, name, err)
@@ -128,7 +128,7 @@ func (m *Manager) CloneVolume(ctx context.Context, uri, snapshot, to string, p b
 		if snapshot != "" {
 			d.detail += fmt.Sprintf(" at %q", snapshot)
 		}
-		w := &volumeWork{what: fmt.Sprintf("the clone %s is being made of %s", clone, n), holds: []held{{n, n.key, reading, false}, {clone, clone.key, whole, true}}}
+		w := &volumeWork{what: fmt.Sprintf("the clone %s is being made of %s", clone, n), holds: []held{{n: n, key: n.key, hold: reading}, {n: clone, key: clone.key, hold: whole, made: true}}}
 		err = m.volumeWork(ctx, w, false, p, func(ctx context.Context, _ backstore.Store, p backstore.Progress) error {
 			return n.can.Clone(ctx, n.u, snapshot, clone.u, p)
 		})
@@ -151,7 +151,7 @@ func (m *Manager) FlattenVolume(ctx context.Context, uri string, p backstore.Pro
 		if err != nil {
 			return err
 		}
-		w := &volumeWork{what: "it is being flattened", holds: []held{{n, n.key, changing, false}}}
+		w := &volumeWork{what: "it is being flattened", holds: []held{{n: n, key: n.key, hold: changing}}}
 		return m.volumeWork(ctx, w, false, p, func(ctx context.Context, _ backstore.Store, p backstore.Progress) error {
 			return n.can.Flatten(ctx, n.u, p)
 		})

@@ -40,6 +40,9 @@ type volumeWork struct {
 	cancel context.CancelCauseFunc
 	ended  chan struct{} // closed when the driver has come back
 	via    *disk         // the one that opened the store that takes part; nil: none does. Set as it is entered.
+
+	yielding []*disk // of LUNs that are offline, and have the volume: set as it is entered
+	yielded  []*disk // those whose volume has been closed
 }
 
 // held is a volume that is held.
@@ -48,6 +51,8 @@ type held struct {
 	key  string
 	hold hold
 	made bool // it is to be there afterwards, and not before
+	// yields is set where a LUN that is offline gives it away meanwhile.
+	yields bool
 }
 
 func (w *volumeWork) String() string {
@@ -81,9 +86,12 @@ func (m *Manager) enter(w *volumeWork, store bool) error {
 		if luns == nil {
 			luns = m.lunsByVolume()
 		}
-		if list := luns[h.key]; len(list) > 0 {
+		for _, l := range luns[h.key] {
+			if h.yields && l.Offline {
+				continue
+			}
 			m.leave(w)
-			return h.inUse(fmt.Sprintf("target %s LUN %d", list[0].Target, list[0].LUN), list[0].TID, list[0].LUN)
+			return h.inUse(fmt.Sprintf("target %s LUN %d", l.Target, l.LUN), l.TID, l.LUN)
 		}
 	}
 	return nil
@@ -108,7 +116,13 @@ func (m *Manager) enterLocked(w *volumeWork, store bool) error {
 			continue
 		}
 		for _, d := range m.volumes[h.key] {
-			return h.inUse(d.String(), d.e.tid, d.lun)
+			if !h.yields {
+				return h.inUse(d.String(), d.e.tid, d.lun)
+			}
+			if err := m.yieldsLocked(h, d); err != nil {
+				return err
+			}
+			w.yielding = append(w.yielding, d)
 		}
 	}
 	if store {
@@ -162,6 +176,7 @@ func (m *Manager) volumeWork(ctx context.Context, w *volumeWork, store bool, p b
 		defer close(w.ended)
 		err := m.guarded(func() error { return do(ctx, st, g.report) })
 		m.leave(w) // before anybody hears of it, and goes on with the next
+		m.giveBack(ctx, w)
 		result <- err
 	}()
 	err := m.outcome(ctx, result)

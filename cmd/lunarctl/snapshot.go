@@ -97,8 +97,10 @@ func (c *cli) snapshotRollback() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rollback VOLUME NAME", Short: "Give a volume the contents that it had at a snapshot", Args: cobra.ExactArgs(2), ValidArgsFunction: c.complete(c.volumeURIs, c.snapshotNames),
 		Long: `Gives a volume the contents, and the size, that it had at a snapshot. What was written since is lost, so it wants --force: take a snapshot of that before,
-if it may be wanted. A volume that is a LUN is refused: an initiator would not know what has become of its disk.`,
-		Example: `  lunarctl snapshot rollback rbd:pool/disk before-upgrade --force`,
+if it may be wanted. A volume that is a LUN is refused unless that is offline: an initiator would not know what has become of its disk.`,
+		Example: `  lunarctl lun offline iqn.2026-11.io.lunar:disk 1
+  lunarctl snapshot rollback rbd:pool/disk before-upgrade --force
+  lunarctl lun online iqn.2026-11.io.lunar:disk 1`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := work(c, cmd, "rolling back "+shown(args[0]), func(ctx context.Context, d *daemon) (grpc.ServerStreamingClient[api.RollbackVolumeResponse], error) {
 				return d.volumes.RollbackVolume(ctx, &api.RollbackVolumeRequest{Uri: args[0], Name: args[1], Force: force})

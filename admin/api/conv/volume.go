@@ -30,7 +30,7 @@ func known(n int64) *int64 {
 func FromVolume(v *admin.VolumeInfo) *api.Volume {
 	m := &api.Volume{Uri: text(v.URI), Name: text(v.Name), Size: v.Size, Used: known(v.Used), Created: when(v.Created), Parent: text(v.Parent), InUse: text(v.InUse)}
 	for _, l := range v.LUNs {
-		m.Luns = append(m.Luns, &api.VolumeLun{Target: text(l.Target), Tid: int32(l.TID), Lun: uint32(l.LUN)})
+		m.Luns = append(m.Luns, &api.VolumeLun{Target: text(l.Target), Tid: int32(l.TID), Lun: uint32(l.LUN), Offline: l.Offline})
 	}
 	return m
 }

@@ -139,7 +139,9 @@ type VolumeLun struct {
 	// Its number.
 	Tid int32 `protobuf:"varint,2,opt,name=tid,proto3" json:"tid,omitempty"`
 	// The LUN.
-	Lun           uint32 `protobuf:"varint,3,opt,name=lun,proto3" json:"lun,omitempty"`
+	Lun uint32 `protobuf:"varint,3,opt,name=lun,proto3" json:"lun,omitempty"`
+	// It is set to be offline.
+	Offline       bool `protobuf:"varint,4,opt,name=offline,proto3" json:"offline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +195,13 @@ func (x *VolumeLun) GetLun() uint32 {
 		return x.Lun
 	}
 	return 0
+}
+
+func (x *VolumeLun) GetOffline() bool {
+	if x != nil {
+		return x.Offline
+	}
+	return false
 }
 
 // A Snapshot is a volume's contents of one moment.
@@ -2023,11 +2032,12 @@ const file_lunar_v1_volume_proto_rawDesc = "" +
 	"\x06parent\x18\x06 \x01(\tR\x06parent\x12\x15\n" +
 	"\x06in_use\x18\a \x01(\tR\x05inUse\x12'\n" +
 	"\x04luns\x18\b \x03(\v2\x13.lunar.v1.VolumeLunR\x04lunsB\a\n" +
-	"\x05_used\"G\n" +
+	"\x05_used\"a\n" +
 	"\tVolumeLun\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x10\n" +
 	"\x03tid\x18\x02 \x01(\x05R\x03tid\x12\x10\n" +
-	"\x03lun\x18\x03 \x01(\rR\x03lun\"\xb6\x01\n" +
+	"\x03lun\x18\x03 \x01(\rR\x03lun\x12\x18\n" +
+	"\aoffline\x18\x04 \x01(\bR\aoffline\"\xb6\x01\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +

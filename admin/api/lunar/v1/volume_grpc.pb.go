@@ -47,7 +47,7 @@ const (
 // it is done or the call ends: to cancel it, cancel the call. What was begun is then undone, or the daemon's log says what is left.
 //
 // One thing at a time is done with a volume, but that any number of clones are made of it at once; the rest is VOLUME_BUSY. A volume that
-// is a LUN of this daemon is neither deleted nor rolled back: VOLUME_IN_USE.
+// is a LUN of this daemon is not deleted, and not rolled back unless that is offline: VOLUME_IN_USE.
 type VolumeServiceClient interface {
 	// ListVolumes streams what is where the URI points: a pool, a folder, a server.
 	ListVolumes(ctx context.Context, in *ListVolumesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListVolumesResponse], error)
@@ -72,7 +72,8 @@ type VolumeServiceClient interface {
 	ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListSnapshotsResponse], error)
 	// DeleteSnapshot deletes a snapshot.
 	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DeleteSnapshotResponse], error)
-	// RollbackVolume gives a volume the contents that it had at a snapshot. It wants force: what was written since is lost.
+	// RollbackVolume gives a volume the contents that it had at a snapshot. It wants force: what was written since is lost. From a LUN that is
+	// offline the volume is taken meanwhile.
 	RollbackVolume(ctx context.Context, in *RollbackVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RollbackVolumeResponse], error)
 	// CloneVolume makes a volume with the contents that another had at a snapshot; each is then written without the other seeing it.
 	CloneVolume(ctx context.Context, in *CloneVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CloneVolumeResponse], error)
@@ -348,7 +349,7 @@ type VolumeService_FlattenVolumeClient = grpc.ServerStreamingClient[FlattenVolum
 // it is done or the call ends: to cancel it, cancel the call. What was begun is then undone, or the daemon's log says what is left.
 //
 // One thing at a time is done with a volume, but that any number of clones are made of it at once; the rest is VOLUME_BUSY. A volume that
-// is a LUN of this daemon is neither deleted nor rolled back: VOLUME_IN_USE.
+// is a LUN of this daemon is not deleted, and not rolled back unless that is offline: VOLUME_IN_USE.
 type VolumeServiceServer interface {
 	// ListVolumes streams what is where the URI points: a pool, a folder, a server.
 	ListVolumes(*ListVolumesRequest, grpc.ServerStreamingServer[ListVolumesResponse]) error
@@ -373,7 +374,8 @@ type VolumeServiceServer interface {
 	ListSnapshots(*ListSnapshotsRequest, grpc.ServerStreamingServer[ListSnapshotsResponse]) error
 	// DeleteSnapshot deletes a snapshot.
 	DeleteSnapshot(*DeleteSnapshotRequest, grpc.ServerStreamingServer[DeleteSnapshotResponse]) error
-	// RollbackVolume gives a volume the contents that it had at a snapshot. It wants force: what was written since is lost.
+	// RollbackVolume gives a volume the contents that it had at a snapshot. It wants force: what was written since is lost. From a LUN that is
+	// offline the volume is taken meanwhile.
 	RollbackVolume(*RollbackVolumeRequest, grpc.ServerStreamingServer[RollbackVolumeResponse]) error
 	// CloneVolume makes a volume with the contents that another had at a snapshot; each is then written without the other seeing it.
 	CloneVolume(*CloneVolumeRequest, grpc.ServerStreamingServer[CloneVolumeResponse]) error

@@ -232,7 +232,7 @@ func (m *Manager) faulty(e *entry, lun uint16) bool {
 // updateLUN makes the live LUN what l says.
 func (m *Manager) updateLUN(ctx context.Context, e *entry, l *spec.LUN, force bool) error {
 	online := !l.Offline && l.Volume != "" && !m.faulty(e, l.Number)
-	cfg := diskConfig(e, l)
+	cfg := m.diskConfig(e, l)
 	cfg.Identity = "" // the disk keeps the one that it was made with, whatever medium it has by now
 	if d := e.disks[l.Number]; d != nil && d.unit != nil {
 		cfg.TID = d.unit.e.tid // and tgt's names of the target that it was made for
@@ -266,7 +266,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 		if err != nil {
 			return Errorf(Invalid, "%s: %w", d, err)
 		}
-		d.key = volumeKey(u)
+		d.key = m.cfg.Registry.Key(u)
 		m.release(e.disks[d.lun]) // the volume may be the same
 		other, err := m.claim(d)
 		if err == nil && other != nil {

@@ -30,8 +30,8 @@ const (
 	// What libnebd does: 50 attempts, 100 ms apart.
 	openPatience = 5 * time.Second // to reach the server when a volume is opened
 	retryPause   = 100 * time.Millisecond
-	maxPause     = 2 * time.Second // between attempts to reconnect; begins with retryPause/10 and doubles
-	minPause     = retryPause / 10
+	minPause     = retryPause / 10        // between attempts to reconnect; doubled up to
+	maxPause     = 250 * time.Millisecond // one is a connect to a unix socket, and what it finds late every command waits for
 
 	callTime  = 30 * time.Second // for one call of administration to be answered
 	closeTime = 5 * time.Second  // for the descriptor to be closed

@@ -1,4 +1,5 @@
-// Command nebdserver is test/nebd as a process of its own, which can be killed and started again: SIGTERM ends it as Server.Stop does.
+// Command nebdserver is test/nebd as a process of its own, which can be killed and started again: SIGTERM ends it as Server.Stop does. After SIGUSR1
+// it carries out no I/O any more and answers none, as when its cluster hangs; after SIGUSR2 that which comes then.
 //
 //	nebdserver --pool DIR --socket /tmp/nebd.sock --meta /tmp/nebdserver.meta
 package main
@@ -50,6 +51,17 @@ func run() error {
 		return err
 	}
 	fmt.Println("ready") // whoever has started it waits for this
+	hang := make(chan os.Signal, 1)
+	signal.Notify(hang, syscall.SIGUSR1, syscall.SIGUSR2)
+	go func() {
+		for sig := range hang {
+			if sig == syscall.SIGUSR1 {
+				s.SetFaults(func(string, string, int64, int64) nebd.Fault { return nebd.Wait })
+			} else {
+				s.SetFaults(nil)
+			}
+		}
+	}()
 	<-term
 	s.Stop()
 	return nil

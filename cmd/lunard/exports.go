@@ -9,6 +9,7 @@ import (
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/backstore/curve"
 	"github.com/lunar-iscsi/lunar/backstore/faulty"
 	"github.com/lunar-iscsi/lunar/backstore/file"
 	"github.com/lunar-iscsi/lunar/backstore/gotgt"
@@ -27,13 +28,14 @@ const volumeHelp = `  file:///PATH?size=1G            a file or block device; si
   null:?size=1T                   reads zeroes, drops writes: for measurements
   nbd://HOST:PORT/EXPORT          an NBD export over TCP
   nbd+unix:///EXPORT?socket=PATH  an NBD export over a unix socket
+  cbd:POOL//VOLUME_USER_          a CurveBS volume through nebd-server; socket=PATH lockdir=DIR
   gotgt:file:/PATH                a back end written for gotgt, by its type
   rbd:POOL/IMAGE?conf=PATH        an image of Ceph; id=, keyring=, lock=exclusive|wait|none, cache= (only in a build with Ceph's library)
 `
 
 // drivers returns what is built in.
 func drivers() *backstore.Registry {
-	plain := []backstore.Driver{file.Driver(), mem.Driver(), null.Driver(), gotgt.Driver(nil)}
+	plain := []backstore.Driver{file.Driver(), mem.Driver(), null.Driver(), gotgt.Driver(nil), curve.Driver()}
 	plain = append(plain, nbd.Drivers()...)
 	plain = append(plain, rbd.Driver())
 	inner := backstore.NewRegistry(plain...)

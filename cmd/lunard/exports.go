@@ -25,6 +25,8 @@ const volumeHelp = `  file:///PATH?size=1G            a file or block device; si
   null:?size=1T                   reads zeroes, drops writes: for measurements
   nbd://HOST:PORT/EXPORT          an NBD export over TCP
   nbd+unix:///EXPORT?socket=PATH  an NBD export over a unix socket
+  nbds://HOST:PORT/EXPORT         the same with TLS: tls-certificates=DIR
+  nbds+unix:///EXPORT?socket=PATH
 `
 
 // drivers returns what is built in.

@@ -28,6 +28,8 @@ const volumeHelp = `  file:///PATH?size=1G            a file or block device; si
   null:?size=1T                   reads zeroes, drops writes: for measurements
   nbd://HOST:PORT/EXPORT          an NBD export over TCP
   nbd+unix:///EXPORT?socket=PATH  an NBD export over a unix socket
+  nbds://HOST:PORT/EXPORT         the same with TLS: tls-certificates=DIR
+  nbds+unix:///EXPORT?socket=PATH
   cbd:POOL//VOLUME_USER_          a CurveBS volume through nebd-server; socket=PATH lockdir=DIR
   gotgt:file:/PATH                a back end written for gotgt, by its type
   rbd:POOL/IMAGE?conf=PATH        an image of Ceph; id=, keyring=, lock=exclusive|wait|none, cache= (only in a build with Ceph's library)

@@ -64,7 +64,7 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	if _, err := find(); err != nil {
 		deps.Skip(t, err.Error())
 	}
-	if _, err := deps.FindLibrbd(); err != nil {
+	if err := daemon.CheckRBD(); err != nil {
 		deps.Skip(t, err.Error())
 	}
 	began := time.Now()

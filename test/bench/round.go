@@ -185,7 +185,7 @@ func (s *server) ended() error {
 	for _, p := range s.procs {
 		select {
 		case <-p.ended:
-			return p.failed()
+			return p.Failed()
 		default:
 		}
 	}

@@ -23,8 +23,8 @@ type Process struct {
 	name  string
 	cmd   *exec.Cmd
 	out   *os.File // stdout and stderr
-	ended chan struct{}
-	err   error // set before ended is closed
+	Ended chan struct{} // closed when the process has ended
+	err   error // set before Ended is closed
 	// Stubborn: the program ignores SIGTERM.
 	Stubborn bool
 }
@@ -39,7 +39,7 @@ func StartProcess(dir, name, pin string, env []string, args ...string) (*Process
 	if pin != "" {
 		args = append([]string{"taskset", "-c", pin}, args...)
 	}
-	p := &Process{name: name, cmd: exec.Command(args[0], args[1:]...), out: out, ended: make(chan struct{})}
+	p := &Process{name: name, cmd: exec.Command(args[0], args[1:]...), out: out, Ended: make(chan struct{})}
 	p.cmd.Env, p.cmd.Dir = env, dir
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -48,7 +48,7 @@ func StartProcess(dir, name, pin string, env []string, args ...string) (*Process
 	}
 	go func() {
 		p.err = p.cmd.Wait()
-		close(p.ended)
+		close(p.Ended)
 	}()
 	return p, nil
 }
@@ -81,7 +81,7 @@ func (p *Process) Listens(ctx context.Context, addr string) error {
 // pause waits a little for something that has no event; it ends early when the process does.
 func (p *Process) pause(ctx context.Context) error {
 	select {
-	case <-p.ended:
+	case <-p.Ended:
 		return p.Failed()
 	case <-ctx.Done():
 		return fmt.Errorf("%s does not get ready: %w", p.name, ctx.Err())
@@ -98,10 +98,10 @@ func (p *Process) Stop() {
 	}
 	_ = p.cmd.Process.Signal(sig) // it may have ended
 	select {
-	case <-p.ended:
+	case <-p.Ended:
 	case <-time.After(stopTimeout):
 		_ = p.cmd.Process.Kill()
-		<-p.ended
+		<-p.Ended
 	}
 	_ = p.out.Close()
 }

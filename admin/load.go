@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
-	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/target"
 )
 
@@ -29,7 +28,7 @@ func (m *Manager) Load(ctx context.Context) error {
 	m.mu.Unlock()
 	m.srv.SetDiscovery(*m.liveAuth(acc.discovery, &acc))
 	m.setSystem(doc.System)
-	loops := loopsOf(doc.Targets)
+	loops := loopsOf(doc.Targets, m.volumeKey)
 	made := map[int]*entry{}
 	for i := range doc.Targets {
 		t := &doc.Targets[i]
@@ -99,7 +98,7 @@ func (m *Manager) Passing(ctx context.Context, doc spec.Document) error {
 	if err := doc.Check(); err != nil {
 		return invalid(err)
 	}
-	loops := loopsOf(doc.Targets)
+	loops := loopsOf(doc.Targets, m.volumeKey)
 	made := map[int]*entry{}
 	for _, t := range doc.Targets {
 		key := t.TID
@@ -142,7 +141,7 @@ func (m *Manager) PassingPortals(ctx context.Context, list []spec.Portal, option
 
 // loopsOf says on whose loop each target is to be, by TID: all that have a volume in common, of whichever of their LUNs, share that of the
 // first, and so do those that have one in common with these. Who is not there has a loop of its own.
-func loopsOf(list []spec.Target) map[int]int {
+func loopsOf(list []spec.Target, key func(volume string) string) map[int]int {
 	leader, first := map[int]int{}, map[string]int{} // first: by volume, the index of a target
 	root := func(i int) int {
 		for leader[i] != i {
@@ -153,13 +152,13 @@ func loopsOf(list []spec.Target) map[int]int {
 	for i := range list {
 		leader[i] = i
 		for k := range list[i].LUNs {
-			u, err := backstore.ParseURI(list[i].LUNs[k].Volume)
-			if err != nil || volumeKey(u) == "" {
+			volume := key(list[i].LUNs[k].Volume)
+			if volume == "" {
 				continue
 			}
-			o, there := first[volumeKey(u)]
+			o, there := first[volume]
 			if !there {
-				first[volumeKey(u)] = i
+				first[volume] = i
 				continue
 			}
 			a, b := root(o), root(i)
@@ -185,11 +184,7 @@ func (m *Manager) loopFor(e *entry, t *spec.Target) (*target.Target, error) {
 	var on *target.Target
 	var by string
 	for i := range t.LUNs {
-		u, err := backstore.ParseURI(t.LUNs[i].Volume)
-		if err != nil {
-			continue
-		}
-		for _, d := range m.volumes[volumeKey(u)] {
+		for _, d := range m.volumes[m.volumeKey(t.LUNs[i].Volume)] {
 			switch {
 			case d.e.live == nil || d.faulty || !d.there:
 			case on != nil && !on.SharesLoop(d.e.live):
@@ -207,7 +202,7 @@ func (m *Manager) loopFor(e *entry, t *spec.Target) (*target.Target, error) {
 func (m *Manager) prepareFaulty(e *entry, live *target.Target, l *spec.LUN, why error) (*pending, error) {
 	m.log.Warn("a volume could not be opened; the LUN is there and NOT READY until it can be", "target", e.name, "lun", l.Number, "error", why, "again", m.cfg.RetryVolumes)
 	d := &disk{e: e, lun: l.Number, faulty: true}
-	cfg := diskConfig(e, l) // the identity is saved, or tgt's naming needs none
+	cfg := m.diskConfig(e, l) // the identity is saved, or tgt's naming needs none
 	put, err := live.PrepareDisk(l.Number, nil, cfg, target.PutOptions{})
 	if err != nil {
 		return nil, coded(err, Invalid)
@@ -285,13 +280,9 @@ func (m *Manager) reopen(ctx context.Context, e *entry, lun uint16) error {
 
 // opened reports whether another LUN has the volume open.
 func (m *Manager) opened(l *spec.LUN) bool {
-	u, err := backstore.ParseURI(l.Volume)
-	if err != nil {
-		return false
-	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return slices.ContainsFunc(m.volumes[volumeKey(u)], func(o *disk) bool { return o.there && !o.faulty })
+	return slices.ContainsFunc(m.volumes[m.volumeKey(l.Volume)], func(o *disk) bool { return o.there && !o.faulty })
 }
 
 // rejoin makes a LUN that is there without its volume a further way to the logical unit that has it by now.

@@ -12,6 +12,7 @@ import (
 
 // Targets that have a volume in common share a loop, whichever of their LUNs it is and in whichever order they are named.
 func TestLoopsOf(t *testing.T) {
+	r := newRig(t, nil)
 	for name, c := range map[string]struct {
 		volumes [][]string // of each target
 		want    map[int]int
@@ -31,7 +32,7 @@ func TestLoopsOf(t *testing.T) {
 				}
 				list = append(list, tg)
 			}
-			if got := loopsOf(list); !maps.Equal(got, c.want) {
+			if got := loopsOf(list, r.volumeKey); !maps.Equal(got, c.want) {
 				t.Fatalf("%v, want %v", got, c.want)
 			}
 		})

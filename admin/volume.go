@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,22 +24,26 @@ type disk struct {
 	// identity is what is set as that; written before others can find the disk, then read-only.
 	identity string
 	// unit is the one of those with the same logical unit that has opened the volume; nil: there is no volume. Set by claim, then read-only.
-	unit *disk
+	unit  *disk
+	store backstore.Store // the open volume, of the one that opened it; nil: there is none. Set before there is.
 	// Guarded by Manager.mu.
 	there  bool // the logical unit is there; false: it comes, or goes
+	going  bool // its store is about to be closed: nothing more is begun with that
 	faulty bool // its volume could not be opened
 }
 
-// volumeKey tells whether two URIs name one volume; empty: each is a volume of its own.
-func volumeKey(u *backstore.URI) string {
-	if u.Path == "" {
-		return "" // mem: and null: are new each time
+// volumeKey tells whether two LUNs are of one volume, as its driver says (backstore.Registry.Key); empty: each is a volume of its own, or there is
+// none.
+func (m *Manager) volumeKey(volume string) string {
+	u, err := backstore.ParseURI(volume)
+	if err != nil {
+		return ""
 	}
-	return u.Scheme + "\x00" + u.Host + "\x00" + u.Path
+	return m.cfg.Registry.Key(u)
 }
 
 // diskConfig says in the server's words what l is.
-func diskConfig(e *entry, l *spec.LUN) scsi.DiskConfig {
+func (m *Manager) diskConfig(e *entry, l *spec.LUN) scsi.DiskConfig {
 	cfg := scsi.DiskConfig{Vendor: l.Vendor, Product: l.Product, Revision: l.Revision, Serial: l.Serial, Identity: l.Identity,
 		LogicalBlock: l.BlockSize, PhysicalBlock: l.PhysicalBlock, ReadOnly: l.ReadOnly && l.Tgt == nil, Removable: l.Removable,
 		Thin: l.Thin, WriteCache: l.WriteCache, DescriptorSense: l.DescriptorSense, ModePages: l.ModePages,
@@ -50,8 +55,11 @@ func diskConfig(e *entry, l *spec.LUN) scsi.DiskConfig {
 			// What is shown comes of the numbers of target and LUN. This one tells sessions, and saved reservations, whether a
 			// number stands for another volume than before.
 			volume, _, _ := strings.Cut(l.Volume, "?")
-			if u, err := backstore.ParseURI(l.Volume); err != nil || volumeKey(u) == "" {
+			switch key := m.volumeKey(l.Volume); {
+			case key == "":
 				volume = fmt.Sprintf("%s of target %d LUN %d", volume, e.tid, l.Number) // each is a volume of its own
+			case key != m.volumeKey(volume):
+				volume += " " + shortHash(key) // which one it is lies in its options
 			}
 			cfg.Identity = "tgt volume " + volume
 		}
@@ -77,7 +85,7 @@ func (m *Manager) prepare(ctx context.Context, e *entry, live *target.Target, l 
 		if u, err = backstore.ParseURI(l.Volume); err != nil {
 			return nil, Errorf(Invalid, "%s: %w", d, err)
 		}
-		d.key = volumeKey(u)
+		d.key = m.cfg.Registry.Key(u)
 	}
 	other, err := m.claim(d)
 	if err != nil {
@@ -104,6 +112,9 @@ func (m *Manager) claim(d *disk) (*disk, error) {
 	defer m.mu.Unlock()
 	if d.key == "" {
 		return nil, nil
+	}
+	if w := m.wholeLocked(d.key); w != nil {
+		return nil, &Error{Code: VolumeBusy, Text: fmt.Sprintf("%s: %s", d, w), Hint: "try again when it is done"}
 	}
 	var other *disk
 	for _, o := range m.volumes[d.key] {
@@ -143,14 +154,14 @@ func (p *pending) open(ctx context.Context, u *backstore.URI, l *spec.LUN, force
 		if st, err = p.m.openVolume(ctx, u, p.d, l); err != nil {
 			return &Error{Code: OpenFailed, Err: fmt.Errorf("%s: %s: %w", p.d, shown(l.Volume), err)}
 		}
-		own = st.Info().Identity
+		own, p.d.store = st.Info().Identity, st
 	}
 	if l.Identity == "" && !l.TgtNaming {
 		// The volume's own name is saved, too: the disk is still the same one when the volume cannot be opened.
-		l.Identity = cmp.Or(own, p.passingName(u), rand.Text())
+		l.Identity = cmp.Or(own, p.passingName(), rand.Text())
 	}
 	p.d.identity = l.Identity
-	cfg := diskConfig(p.d.e, l)
+	cfg := p.m.diskConfig(p.d.e, l)
 	var err error
 	p.put, err = p.live.PrepareDisk(l.Number, st, cfg, target.PutOptions{Force: force, Offline: l.Offline})
 	return coded(err, Invalid)
@@ -160,17 +171,22 @@ func (p *pending) open(ctx context.Context, u *backstore.URI, l *spec.LUN, force
 // world (RFC 7143 §4.2.7), and what it calls a LUN stays the same disk as long as the command line does. Where nothing is saved a file may
 // say the same in the next run, and another volume behind that LUN in this one: there the volume's name is part of the disk's. Empty: it
 // can be saved, or there is no telling, as with new memory.
-func (p *pending) passingName(u *backstore.URI) string {
+func (p *pending) passingName() string {
 	switch {
-	case u == nil || volumeKey(u) == "":
+	case p.d.key == "":
 		return ""
 	case p.d.e.passing:
 		return fmt.Sprintf("%s/%d", p.d.e.norm, p.d.lun)
 	case p.m.cfg.State == nil:
-		h := sha256.Sum256([]byte(volumeKey(u)))
-		return fmt.Sprintf("%s/%d/%x", p.d.e.norm, p.d.lun, h[:8])
+		return fmt.Sprintf("%s/%d/%s", p.d.e.norm, p.d.lun, shortHash(p.d.key))
 	}
 	return ""
+}
+
+// shortHash is a name for a volume's key that can be shown.
+func shortHash(key string) string {
+	h := sha256.Sum256([]byte(key))
+	return hex.EncodeToString(h[:8])
 }
 
 // openVolume opens what stands behind a LUN. A disk of tgt's faces may become writable at any time, whatever it is now: its volume is opened

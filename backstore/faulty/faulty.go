@@ -56,6 +56,14 @@ func Driver(reg *backstore.Registry) backstore.Driver {
 		Scheme:  "faulty",
 		Help:    "faulty:?inner=URI&rule=RULES — another volume (its URI percent-encoded) with injected faults, for tests",
 		Options: []string{"inner", "rule"},
+		Key: func(u *backstore.URI) string {
+			inner, _ := u.Peek("inner")
+			iu, err := backstore.ParseURI(inner)
+			if err != nil {
+				return ""
+			}
+			return reg.Key(iu)
+		},
 		Open: func(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
 			inner, ok := u.Option("inner")
 			if !ok {
@@ -88,6 +96,9 @@ func (s *Store) Info() backstore.Info {
 	i.Caps &^= backstore.CapCancel
 	return i
 }
+
+// Inner is backstore.Wrapper's.
+func (s *Store) Inner() backstore.Store { return s.inner }
 
 // Set replaces the rules. What is held stays held.
 func (s *Store) Set(rules string) error {
@@ -414,5 +425,5 @@ var (
 	_ backstore.Store    = (*Store)(nil)
 	_ backstore.Kicker   = (*Store)(nil)
 	_ backstore.Attacher = (*Store)(nil)
-	_ backstore.Resizer  = (*Store)(nil)
+	_ backstore.Wrapper  = (*Store)(nil)
 )

@@ -25,6 +25,7 @@ func (s *Store) AdoptSize(ctx context.Context, size int64) error {
 func (s *Store) WatchSize(changed func(size int64)) { backstore.WatchSize(s.inner, changed) }
 
 var (
+	_ backstore.Wrapper     = (*Store)(nil)
 	_ backstore.Resizer     = (*Store)(nil)
 	_ backstore.Sizer       = (*Store)(nil)
 	_ backstore.SizeWatcher = (*Store)(nil)

@@ -36,6 +36,9 @@ func (s *Store) Info() backstore.Info {
 	return i
 }
 
+// Inner is backstore.Wrapper's.
+func (s *Store) Inner() backstore.Store { return s.inner }
+
 // Submit is backstore.Store's.
 func (s *Store) Submit(r *backstore.Request) backstore.Outcome {
 	start := time.Now()

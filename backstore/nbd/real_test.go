@@ -116,11 +116,12 @@ func bytesOf(size int64) string { return "size=" + strconv.FormatInt(size, 10) }
 
 func TestConformanceServer(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
-		for _, simple := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/simple=%v", network, simple), func(t *testing.T) {
+		for _, mode := range modes {
+			t.Run(network+"/"+mode, func(t *testing.T) {
 				make := func(t *testing.T, size int64, more uint16) backstore.Store {
 					s := newServer(t, network)
-					s.simple, s.data, s.min = simple, make([]byte, size), 512
+					s.data, s.min = make([]byte, size), 512
+					s.speak(t, mode)
 					s.flags |= tfMultiConn | more
 					return openStore(t, s.start().uri(""))
 				}

@@ -195,3 +195,12 @@ func (w *writer) signal(s syscall.Signal) {
 		w.t.Fatal(err)
 	}
 }
+
+// kill kills the child and takes what it has said.
+func (w *writer) kill() {
+	w.t.Helper()
+	w.signal(syscall.SIGKILL)
+	for line := range w.lines {
+		w.take(line)
+	}
+}

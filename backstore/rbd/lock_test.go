@@ -119,10 +119,7 @@ func TestTakeOverOfTheDead(t *testing.T) {
 	name := c.create(t, childDepth*childBlocks*childBlock)
 	w := startWriter(t, c.uri(name, ""))
 	w.busy(20)
-	w.signal(syscall.SIGKILL)
-	for line := range w.lines {
-		w.take(line)
-	}
+	w.kill()
 	begun := time.Now()
 	s := mustOpen(t, c.uri(name, ""), backstore.Options{TakeOver: true})
 	if took := time.Since(begun); took > takeOverGoal {

@@ -48,7 +48,7 @@ func openStore(ctx context.Context, c *config, o backstore.Options) (_ *Store, e
 		return nil, &backstore.Error{Class: backstore.ClassInternal, Op: "open", Cause: err}
 	}
 	if o.TakeOver {
-		if err = cl.shutOut(ctx, c.image, ""); err != nil {
+		if err = cl.shutOut(ctx, c, ""); err != nil {
 			return nil, err
 		}
 	}
@@ -79,7 +79,7 @@ func (s *Store) openImage(ctx context.Context) (err error) {
 	}
 	if s.img, err = librbd.Open(s.cl.io.Pointer(), c.image, c.snap, c.readOnly); err != nil {
 		if errors.Is(err, syscall.ENOENT) {
-			return &backstore.Error{Class: backstore.ClassNotFound, Op: "open", Cause: fmt.Errorf("there is no image %s", c.spec)}
+			return noImage(c.spec)
 		}
 		return failed("open", "image "+c.spec.String(), err)
 	}
@@ -108,7 +108,12 @@ func (s *Store) openImage(ctx context.Context) (err error) {
 		}
 		return failed("open", "locking image "+c.spec.String(), err)
 	}
+	s.claim()
 	return nil
+}
+
+func noImage(s spec) error {
+	return &backstore.Error{Class: backstore.ClassNotFound, Op: "open", Cause: fmt.Errorf("there is no image %s", s)}
 }
 
 // describe fills in Info.

@@ -22,7 +22,7 @@ SOAKSEED ?=
 
 # What of other people's programs is fetched (scripts/test-deps), and in addition for the long tests.
 DEPSETS = test guest tgt
-e2e: DEPSETS += qemu postgres trace
+e2e: DEPSETS += qemu postgres trace longhorn
 
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 

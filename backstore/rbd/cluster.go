@@ -54,8 +54,9 @@ func connect(ctx context.Context, c *config) (*cluster, error) {
 	for _, o := range [][2]string{
 		{"client_mount_timeout", limit}, {"rados_mon_op_timeout", limit}, {"rados_osd_op_timeout", limit},
 		{"rbd_cache", cache}, {"rbd_cache_policy", c.cache}, {"rbd_non_blocking_aio", "true"},
-		{"rbd_blocklist_on_break_lock", "true"}, {"rbd_blocklist_expire_seconds", strconv.Itoa(int(blockFor.Seconds()))},
+		{"rbd_blocklist_on_break_lock", "true"},
 		{"keyring", c.keyring},
+		{"log_to_stderr", "false"}, {"err_to_stderr", "false"}, // what librbd says goes to its log_file, and what comes of it is in our errors
 	} {
 		if o[1] == "" {
 			continue

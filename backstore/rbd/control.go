@@ -5,6 +5,7 @@ package rbd
 import (
 	"context"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/lunar-iscsi/lunar/backstore"
@@ -12,7 +13,7 @@ import (
 )
 
 // mindEvery is how often an idle store asks whether the image's lock is still its own.
-const mindEvery = 15 * time.Second
+const mindEvery = 5 * time.Second
 
 // hold keeps Close waiting until control.Done.
 func (s *Store) hold(op string) error {
@@ -40,13 +41,22 @@ func (s *Store) mind() {
 		case <-tick.C:
 		}
 		if s.locked {
-			if owned, err := s.img.LockOwned(); err == nil && !owned {
-				s.mu.Lock()
-				s.shutOut(errLost)
-				s.unlock()
-			}
+			s.checkLock()
 		}
 	}
+}
+
+func (s *Store) checkLock() {
+	owned, err := s.img.LockOwned()
+	why := errLost
+	if n, _ := errnoOf(err); n == syscall.ESHUTDOWN {
+		why = errFenced
+	} else if err != nil || owned { // an error of another kind says nothing of the lock
+		return
+	}
+	s.mu.Lock()
+	s.shutOut(why)
+	s.unlock()
 }
 
 // resized takes over a size that the image has been given behind the store.

@@ -11,7 +11,7 @@ import (
 
 // Driver returns the driver of the scheme "rbd".
 func Driver() backstore.Driver {
-	return backstore.Driver{Scheme: "rbd", Help: driverHelp, Options: optionNames(), Open: open, Key: key,
+	return backstore.Driver{Scheme: "rbd", Help: driverHelp, Options: optionNames(), Open: open, Key: key, Volumes: volumes(),
 		Traits: []string{"fua", "discard", "write zeroes", "compare and write", "allocation", "resize", "snapshots", "one writer", "take over"}}
 }
 

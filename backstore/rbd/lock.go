@@ -97,16 +97,21 @@ func bare(addr string) string {
 	return addr
 }
 
-// alone waits until nobody else has the image open for writing, or says who has. One who holds the lock and is known to be gone does not count:
-// taking the lock shuts it out.
+// alone waits until nobody else has the image open for writing, or says who has. One who holds the lock and is known to be gone is shut out: it
+// may be frozen.
 func (cl *cluster) alone(ctx context.Context, c *config) error {
 	begun, pause := time.Now(), pauseMin
 	for {
-		_, hs, err := cl.holders(c.image, "")
+		id, hs, err := cl.holders(c.image, "")
 		if err != nil {
 			return err
 		}
-		hs = slices.DeleteFunc(hs, func(h holder) bool { return !h.alive })
+		if dead := slices.IndexFunc(hs, func(h holder) bool { return !h.alive }); dead >= 0 {
+			if err := cl.expel(id, hs[dead:dead+1]); err != nil { // there is one lock, so one at most who holds it
+				return err
+			}
+			hs = slices.Delete(hs, dead, dead+1)
+		}
 		if len(hs) == 0 {
 			return nil
 		}
@@ -135,6 +140,14 @@ func (cl *cluster) shutOut(ctx context.Context, image, but string) error {
 	if err != nil {
 		return err
 	}
+	if err := cl.expel(id, hs); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// expel is shutOut for those that are given, of the image with this id.
+func (cl *cluster) expel(id string, hs []holder) error {
 	for _, h := range hs {
 		if h.addr == "" {
 			return &backstore.Error{Class: backstore.ClassInternal, Op: "fence", Cause: fmt.Errorf("the cluster does not tell the address of %s", h)}
@@ -156,14 +169,15 @@ func (cl *cluster) shutOut(ctx context.Context, image, but string) error {
 			return failed("fence", "breaking the lock of "+h.String(), syscall.Errno(-r))
 		}
 	}
-	return ctx.Err()
+	return nil
 }
 
 // block puts an address on the blocklist.
 func (cl *cluster) block(addr string) error {
+	expire := strconv.FormatFloat(blockFor.Seconds(), 'f', 1, 64) // with a point, or it is none of what the monitor calls a number here
 	var last error
 	for _, word := range []string{"block", "black"} { // before Ceph 16 it had another name
-		cmd, err := json.Marshal(map[string]any{"prefix": "osd " + word + "list", word + "listop": "add", "addr": bare(addr), "expire": blockFor.Seconds()})
+		cmd, err := json.Marshal(map[string]any{"prefix": "osd " + word + "list", word + "listop": "add", "addr": bare(addr), "expire": json.RawMessage(expire)})
 		if err != nil {
 			return &backstore.Error{Class: backstore.ClassInternal, Op: "fence", Cause: err}
 		}

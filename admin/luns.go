@@ -111,14 +111,20 @@ func (m *Manager) RemoveLUN(ctx context.Context, ref Ref, lun uint16, force bool
 				return &Error{Code: LUNInUse, Text: fmt.Sprintf("target %s LUN %d: %d commands are under way", e.name, lun, n), Hint: "try again, or force it"}
 			}
 		}
-		if err := m.saveTarget(e, t); err != nil {
+		stay, err := m.quit(ctx, []*disk{e.disks[lun]}, force)
+		if err != nil {
 			return err
 		}
-		err := e.live.RemoveLUN(ctx, lun, force)
+		if err := m.saveTarget(e, t); err != nil {
+			stay()
+			return err
+		}
+		err = e.live.RemoveLUN(ctx, lun, force)
 		if code := CodeOf(coded(err, Internal)); err != nil && code == LUNInUse {
 			// A command has come since we looked. What was saved is taken back; if it cannot be, the LUN has to go.
 			serr := m.saveTarget(e, &was)
 			if serr == nil {
+				stay()
 				return coded(err, Internal)
 			}
 			m.log.Warn("a LUN is removed with commands under way, since its removal is saved and could not be taken back", "target", e.name, "lun", lun, "error", serr)
@@ -259,6 +265,16 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 		return &Error{Code: Unsupported, Text: fmt.Sprintf("target %s LUN %d: its disk, which is to have another volume, is %s, too", e.name, cur.Number, others[0]),
 			Hint: "remove it there, and add it anew afterwards"}
 	}
+	stay, err := m.quit(ctx, []*disk{e.disks[cur.Number]}, false)
+	if err != nil {
+		return err
+	}
+	swapped := false
+	defer func() {
+		if !swapped {
+			stay()
+		}
+	}()
 	d := &disk{e: e, lun: next.Number, identity: next.Identity}
 	var st backstore.Store
 	if next.Volume != "" {
@@ -283,6 +299,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 			m.reclaim(e.disks[d.lun])
 			return err
 		}
+		d.store = st
 	}
 	undo := func() { m.release(d); m.reclaim(e.disks[d.lun]); m.restore(e, cur) }
 	if !cur.Offline {
@@ -306,6 +323,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 		undo()
 		return err
 	}
+	swapped = true
 	if err := swap.Commit(context.WithoutCancel(ctx)); err != nil {
 		m.log.Warn("the volume that a LUN had could not be closed in order", "target", e.name, "lun", d.lun, "error", err)
 	}

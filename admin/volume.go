@@ -113,7 +113,7 @@ func (m *Manager) claim(d *disk) (*disk, error) {
 	if d.key == "" {
 		return nil, nil
 	}
-	if w := m.wholeLocked(d.key); w != nil {
+	if w := m.shutLocked(d.key); w != nil {
 		return nil, &Error{Code: VolumeBusy, Text: fmt.Sprintf("%s: %s", d, w), Hint: "try again when it is done"}
 	}
 	var other *disk

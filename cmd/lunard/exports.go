@@ -9,12 +9,15 @@ import (
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/backstore/curve"
 	"github.com/lunar-iscsi/lunar/backstore/faulty"
 	"github.com/lunar-iscsi/lunar/backstore/file"
 	"github.com/lunar-iscsi/lunar/backstore/gotgt"
+	"github.com/lunar-iscsi/lunar/backstore/longhorn"
 	"github.com/lunar-iscsi/lunar/backstore/mem"
 	"github.com/lunar-iscsi/lunar/backstore/nbd"
 	"github.com/lunar-iscsi/lunar/backstore/null"
+	"github.com/lunar-iscsi/lunar/backstore/rbd"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/login"
 )
@@ -26,13 +29,19 @@ const volumeHelp = `  file:///PATH?size=1G            a file or block device; si
   null:?size=1T                   reads zeroes, drops writes: for measurements
   nbd://HOST:PORT/EXPORT          an NBD export over TCP
   nbd+unix:///EXPORT?socket=PATH  an NBD export over a unix socket
+  nbds://HOST:PORT/EXPORT         the same with TLS: tls-certificates=DIR
+  nbds+unix:///EXPORT?socket=PATH
+  cbd:POOL//VOLUME_USER_          a CurveBS volume through nebd-server; socket=PATH lockdir=DIR
+  longhorn:VOLUME                 a volume of a Longhorn engine on this machine; engine=HOST:PORT (its gRPC API)
   gotgt:file:/PATH                a back end written for gotgt, by its type
+  rbd:POOL/IMAGE?conf=PATH        an image of Ceph; id=, keyring=, lock=exclusive|wait|none, cache= (only in a build with Ceph's library)
 `
 
 // drivers returns what is built in.
 func drivers() *backstore.Registry {
-	plain := []backstore.Driver{file.Driver(), mem.Driver(), null.Driver(), gotgt.Driver(nil)}
+	plain := []backstore.Driver{file.Driver(), mem.Driver(), null.Driver(), gotgt.Driver(nil), curve.Driver(), longhorn.Driver()}
 	plain = append(plain, nbd.Drivers()...)
+	plain = append(plain, rbd.Driver())
 	inner := backstore.NewRegistry(plain...)
 	return backstore.NewRegistry(append(plain, faulty.Driver(inner))...)
 }

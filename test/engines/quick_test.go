@@ -2,7 +2,7 @@ package engines
 
 // quickEngines are those of `make test`.
 func quickEngines() []Engine {
-	return []Engine{nbdkitEngine()}
+	return []Engine{nbdkitEngine(), curveEngine()}
 }
 
 // quickSuites are what takes seconds. The faults come last: they may leave an engine limping.

@@ -125,6 +125,16 @@ func FreeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
+// FreePort is FreeAddress for who wants the port alone. Another program can take it before it is used; the start of the server then fails
+// and says so.
+func FreePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
+}
+
 // grace is what a load may take longer than it is to last.
 const grace = 30 * time.Second
 

@@ -22,9 +22,9 @@ const stopTimeout = 5 * time.Second
 type Process struct {
 	name  string
 	cmd   *exec.Cmd
-	out   *os.File // stdout and stderr
+	out   *os.File      // stdout and stderr
 	Ended chan struct{} // closed when the process has ended
-	err   error // set before Ended is closed
+	err   error         // set before Ended is closed
 	// Stubborn: the program ignores SIGTERM.
 	Stubborn bool
 }

@@ -253,18 +253,21 @@ func TestSnapshotDrains(t *testing.T) {
 	h := backstoretest.NewHarness(t, st, true)
 	defer h.Close()
 	st.gate.enter() // as if the loop were within a write
-	var released atomic.Bool
-	early, done := false, make(chan error, 1)
+	var released, early atomic.Bool
+	done := make(chan error, 1)
 	go func() {
 		done <- st.snapshot(context.Background(), "s", nil, func(s string) error {
 			if s == "moment" && !released.Load() {
-				early = true
+				early.Store(true)
 			}
 			return nil
 		})
 	}()
-	for st.gate.shot.Load() == nil {
+	for st.gate.shot.Load() == nil && !early.Load() {
 		h.Turn(time.Millisecond)
+	}
+	if early.Load() {
+		t.Fatal("the moment came while a write was under way")
 	}
 	w := &backstore.Request{Op: backstore.Write, Len: snapBlock, Buf: bytes.Repeat([]byte{1}, snapBlock)}
 	if out := h.Start(w); out != backstore.Pending {
@@ -285,7 +288,7 @@ func TestSnapshotDrains(t *testing.T) {
 	if r := h.Wait(); r != w || r.Err != nil {
 		t.Fatalf("the write that waited: %v", r)
 	}
-	if early {
+	if early.Load() {
 		t.Error("the moment came while a write was under way")
 	}
 	h.Want(0, w.Buf, "the volume")

@@ -20,32 +20,28 @@ import (
 // all is what every one of these servers offers.
 const all = backstore.CapFlush | backstore.CapFUA | backstore.CapDiscard | backstore.CapWriteZeroes | backstore.CapAllocation
 
-func TestConformanceQSD(t *testing.T) {
+func TestConformanceQSD(t *testing.T) { conformQSD(t, "raw", false) }
+
+// conformQSD runs the suite on qemu-storage-daemon's disks.
+func conformQSD(t *testing.T, driver string, secure bool) {
 	deps.Find(t, "qemu-storage-daemon")
-	for _, tc := range []struct {
-		name, driver string
-		secure       bool
-	}{{"raw", "raw", false}, {"qcow2", "qcow2", false}, {"tls", "raw", true}} {
-		t.Run(tc.name, func(t *testing.T) {
-			certs := certDir(t, certs.New(t, "qsd-ca"))
-			var uri string
-			backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
-				c := qsd.Config{Disks: []qsd.Disk{{Name: "d", Driver: tc.driver, File: qsd.Image(t, tc.driver, size)}}}
-				opts := "&restart=safe"
-				if tc.secure {
-					c.TLS, opts = certs, opts+"&tls-certificates="+certs
-				}
-				uri = qsd.Start(t, c).URI("d") + opts
-				st := openStore(t, uri)
-				if i := st.Info(); !i.Has(all) || len(st.(*Store).conns) != defaultConns {
-					t.Fatalf("capabilities %b on %d connections", i.Caps, len(st.(*Store).conns))
-				}
-				return st
-			}, backstoretest.Options{Reopen: func(t *testing.T) backstore.Store { return openStore(t, uri) },
-				Allocates: tc.secure, // crypto/tls does
-			})
-		})
-	}
+	certs := certDir(t, certs.New(t, "qsd-ca"))
+	var uri string
+	backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
+		c := qsd.Config{Disks: []qsd.Disk{{Name: "d", Driver: driver, File: qsd.Image(t, driver, size)}}}
+		opts := "&restart=safe"
+		if secure {
+			c.TLS, opts = certs, opts+"&tls-certificates="+certs
+		}
+		uri = qsd.Start(t, c).URI("d") + opts
+		st := openStore(t, uri)
+		if i := st.Info(); !i.Has(all) || len(st.(*Store).conns) != defaultConns {
+			t.Fatalf("capabilities %b on %d connections", i.Caps, len(st.(*Store).conns))
+		}
+		return st
+	}, backstoretest.Options{Reopen: func(t *testing.T) backstore.Store { return openStore(t, uri) },
+		Allocates: secure, // crypto/tls does
+	})
 }
 
 // What QEMU tells of a qcow2 image's clusters.

@@ -32,7 +32,9 @@ func TestMain(m *testing.M) {
 	if uri := os.Getenv(childEnv); uri != "" {
 		os.Exit(child(uri, os.Getenv(childEnv+"_TAKEOVER") != ""))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	shared.close()
+	os.Exit(code)
 }
 
 // child writes until it fails: block b of slot s is given ever larger numbers. It says "open", "acked SLOT NUMBER" for each write that was

@@ -61,12 +61,7 @@ func find() (t tools, err error) {
 // Start starts a cluster that lives until the test ends, and returns when its pool is clean. The test is skipped where Ceph or a C compiler is not there.
 func Start(t testing.TB, cfg Config) *Cluster {
 	t.Helper()
-	if _, err := find(); err != nil {
-		deps.Skip(t, err.Error())
-	}
-	if err := daemon.CheckRBD(); err != nil {
-		deps.Skip(t, err.Error())
-	}
+	Need(t)
 	began := time.Now()
 	c, err := Launch(cfg)
 	if err != nil {
@@ -80,6 +75,17 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	})
 	t.Logf("a cluster of %d OSDs after %v", c.cfg.OSDs, time.Since(began).Round(100*time.Millisecond))
 	return c
+}
+
+// Need skips the test where Start would: for those who Launch.
+func Need(t testing.TB) {
+	t.Helper()
+	if _, err := find(); err != nil {
+		deps.Skip(t, err.Error())
+	}
+	if err := daemon.CheckRBD(); err != nil {
+		deps.Skip(t, err.Error())
+	}
 }
 
 // Launch is Start for programs: the caller ends the cluster by Close.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lunar-iscsi/lunar/test/ceph"
 	"github.com/lunar-iscsi/lunar/test/daemon"
+	"github.com/lunar-iscsi/lunar/test/libiscsi"
 )
 
 // An rbdInstance is a Ceph cluster of three OSDs; each volume is an image.
@@ -25,14 +26,14 @@ const cephGrace = 20 * time.Second
 
 // rbdEngine is a cluster in memory, which loses OSDs.
 func rbdEngine() Engine {
-	return Engine{Name: "rbd", Lunard: rbdLunard, Start: func(t *testing.T) Instance {
+	return Engine{Name: "rbd", Libiscsi: libiscsi.Undefined, Lunard: rbdLunard, Start: func(t *testing.T) Instance {
 		return &rbdInstance{c: ceph.Start(t, ceph.Config{Grace: cephGrace}), faults: (*rbdInstance).someOSDs}
 	}}
 }
 
 // bluestoreEngine is a cluster on disk, which loses all that runs.
 func bluestoreEngine() Engine {
-	return Engine{Name: "rbd-bluestore", Lunard: rbdLunard, Start: func(t *testing.T) Instance {
+	return Engine{Name: "rbd-bluestore", Libiscsi: libiscsi.Undefined, Lunard: rbdLunard, Start: func(t *testing.T) Instance {
 		return &rbdInstance{c: ceph.Start(t, ceph.Config{Bluestore: true}), faults: (*rbdInstance).everything}
 	}}
 }

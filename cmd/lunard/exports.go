@@ -23,21 +23,6 @@ import (
 	"github.com/lunar-iscsi/lunar/session/login"
 )
 
-// volumeHelp says how volumes are named; a test holds it against the drivers.
-const volumeHelp = `  file:///PATH?size=1G            a file or block device; size= makes a missing file, sparse unless thin=off
-                                  direct=on (O_DIRECT), cache=writethrough, shared=on (others may write it too)
-  mem:?size=64M                   memory, gone when the daemon ends
-  null:?size=1T                   reads zeroes, drops writes: for measurements
-  nbd://HOST:PORT/EXPORT          an NBD export over TCP
-  nbd+unix:///EXPORT?socket=PATH  an NBD export over a unix socket
-  nbds://HOST:PORT/EXPORT         the same with TLS: tls-certificates=DIR
-  nbds+unix:///EXPORT?socket=PATH
-  cbd:POOL//VOLUME_USER_          a CurveBS volume through nebd-server; socket=PATH lockdir=DIR
-  longhorn:VOLUME                 a volume of a Longhorn engine on this machine; engine=HOST:PORT (its gRPC API)
-  gotgt:file:/PATH                a back end written for gotgt, by its type
-  rbd:POOL/IMAGE?conf=PATH        an image of Ceph; id=, keyring=, lock=exclusive|wait|none, cache= (only in a build with Ceph's library)
-`
-
 // drivers returns what is built in.
 func drivers() *backstore.Registry {
 	plain := []backstore.Driver{file.Driver(), mem.Driver(), null.Driver(), gotgt.Driver(nil), curve.Driver(), longhorn.Driver()}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -178,17 +180,94 @@ func TestRefusedRemovalStays(t *testing.T) {
 	r := newVolumeRig(t, state, snapshotters)
 	r.create("a")
 	ref := r.serve("disk", "fake:a")
-	state.failing(errors.New("no space"))
-	r.refused(SaveFailed, func() error { return r.RemoveLUN(r.ctx(), ref, 1, false) })
-	r.refused(SaveFailed, func() error { return r.RemoveTarget(r.ctx(), ref, false) })
-	r.refused(SaveFailed, func() error {
-		return r.EditLUN(r.ctx(), ref, 1, func(l *spec.LUN) error { l.Volume, l.Offline = "mem:?size=1M", true; return nil })
-	})
-	state.failing(nil)
-	r.ok(r.CreateSnapshot(r.ctx(), "fake:a", "s", nil))
-	if n := r.engine.Calls("store snapshot"); n != 1 {
-		t.Errorf("the store was asked %d times", n)
+	for i, do := range []func() error{
+		func() error { return r.RemoveLUN(r.ctx(), ref, 1, false) },
+		func() error { return r.RemoveTarget(r.ctx(), ref, false) },
+		func() error {
+			return r.EditLUN(r.ctx(), ref, 1, func(l *spec.LUN) error { l.Volume, l.Offline = "mem:?size=1M", true; return nil })
+		},
+	} {
+		state.failing(errors.New("no space"))
+		r.refused(SaveFailed, do)
+		state.failing(nil)
+		r.ok(r.CreateSnapshot(r.ctx(), "fake:a", fmt.Sprint("s", i), nil))
+		if n := r.engine.Calls("store snapshot"); n != i+1 {
+			t.Errorf("the store was asked %d times", n)
+		}
 	}
+}
+
+// TestVolumeComesAndGoes: while a volume is being opened for a LUN, or closed, nothing is done with it that minds.
+func TestVolumeComesAndGoes(t *testing.T) {
+	r := newVolumeRig(t, nil, snapshotters)
+	r.snapped()
+	made, err := r.AddTarget(r.ctx(), spec.Target{Name: iqn + "disk", Access: everybody()})
+	r.ok(err)
+	ref := Ref{TID: made.TID}
+	meanwhile := func() {
+		t.Helper()
+		r.refusedVolume(VolumeInUse, func() error { return r.DeleteVolume(r.ctx(), "fake:a", false, false, nil) })
+		r.refusedVolume(VolumeBusy, func() error { return r.RollbackVolume(r.ctx(), "fake:a", "s", true, nil) })
+		r.refusedVolume(VolumeBusy, func() error { return r.CreateSnapshot(r.ctx(), "fake:a", "s2", nil) })
+		r.refusedVolume(VolumeInUse, func() error { _, err := r.ResizeVolume(r.ctx(), "fake:a", 128<<10, false, nil); return err })
+	}
+	at, _, ended := r.begin("open", func(ctx context.Context) error {
+		_, err := r.AddLUN(ctx, ref, spec.LUN{Number: 1, Volume: "fake:a"}, false)
+		return err
+	})
+	meanwhile()
+	close(at.Go)
+	r.ok(<-ended)
+	at, _, ended = r.begin("close", func(ctx context.Context) error { return r.RemoveLUN(ctx, ref, 1, false) })
+	meanwhile()
+	close(at.Go)
+	r.ok(<-ended)
+	r.ok(r.CreateSnapshot(r.ctx(), "fake:a", "s2", nil))
+	if r.engine.Calls("snapshot") != 2 {
+		t.Error("the driver was not asked")
+	}
+}
+
+// TestRollbackComesTooLate: a LUN that is brought online before its volume is taken from it keeps that.
+func TestRollbackComesTooLate(t *testing.T) {
+	r, ref := rolled(t, nil)
+	in, out := make(chan struct{}), make(chan struct{})
+	edited := make(chan error, 1)
+	go func() {
+		edited <- r.EditLUN(r.ctx(), ref, 1, func(l *spec.LUN) error { // it has the target's turn meanwhile
+			close(in)
+			<-out
+			l.Offline = false
+			return nil
+		})
+	}()
+	<-in
+	ended := make(chan error, 1)
+	go func() { ended <- r.RollbackVolume(r.ctx(), "fake:a", "s", true, nil) }()
+	for len(r.work()) == 0 {
+		runtime.Gosched()
+	}
+	close(out)
+	r.ok(<-edited)
+	if err := <-ended; CodeOf(err) != VolumeInUse {
+		t.Errorf("%v", err)
+	}
+	if now := r.read("a"); now != "present " {
+		t.Errorf("it reads %q", now)
+	}
+}
+
+// TestRollbackOfWhatDoesNotClose: what may still be written late is not rolled back; the LUN gets its volume back.
+func TestRollbackOfWhatDoesNotClose(t *testing.T) {
+	r, ref := rolled(t, nil)
+	r.engine.Fail("close", &backstore.Error{Class: backstore.ClassBusy, Op: "close"})
+	if err := r.RollbackVolume(r.ctx(), "fake:a", "s", true, nil); CodeOf(err) != VolumeInUse || !strings.Contains(err.Error(), "closed") {
+		t.Errorf("%v", err)
+	}
+	if now := r.read("a"); now != "present " || r.engine.Calls("rollback") != 0 {
+		t.Errorf("it reads %q", now)
+	}
+	r.ok(online(r, ref))
 }
 
 // rolled makes the volume a, which was "snapped" at the snapshot s and is "present" now, an offline LUN.

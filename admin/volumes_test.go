@@ -154,7 +154,7 @@ func TestWorkCollides(t *testing.T) {
 			r.create("other")
 			r.serve("other", "fake:other")
 			switch first {
-			case "resize", "rollback":
+			case "resize", "rollback", "snapshot":
 				r.refused(VolumeBusy, func() error {
 					_, err := r.AddTarget(r.ctx(), spec.Target{Name: iqn + "a", LUNs: []spec.LUN{{Number: 1, Volume: "fake:a"}}})
 					return err

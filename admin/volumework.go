@@ -53,16 +53,18 @@ type held struct {
 	made bool // it is to be there afterwards, and not before
 	// yields is set where a LUN that is offline gives it away meanwhile.
 	yields bool
+	// shut is set where nobody opens it meanwhile, though it may be open.
+	shut bool
 }
 
 func (w *volumeWork) String() string {
 	return fmt.Sprintf("%s (since %s, by %s)", w.what, w.begun.Format(time.TimeOnly), w.caller)
 }
 
-// wholeLocked is what keeps a volume from being opened, or nil.
-func (m *Manager) wholeLocked(key string) *volumeWork {
+// shutLocked is what keeps a volume from being opened, or nil.
+func (m *Manager) shutLocked(key string) *volumeWork {
 	for w := range m.doing {
-		if slices.ContainsFunc(w.holds, func(h held) bool { return h.key == key && h.hold == whole }) {
+		if slices.ContainsFunc(w.holds, func(h held) bool { return h.key == key && (h.hold == whole || h.shut) }) {
 			return w
 		}
 	}
@@ -135,6 +137,8 @@ func (m *Manager) enterLocked(w *volumeWork, store bool) error {
 			}
 			w.via = d.unit
 		}
+		// A store that is opened now would have to take part, and does not know of it.
+		w.holds[0].shut = w.via == nil
 	}
 	m.doing[w] = struct{}{}
 	return nil

@@ -57,7 +57,8 @@ type conn struct {
 	readBytes int64
 
 	parser
-	heads [maxBatch * extRequestSize]byte // those of one batch, one behind the other
+	heads [maxBatch][requestSize]byte
+	wide  *[maxBatch][extRequestSize]byte // in their place with extended headers
 	iov   [maxIov]unix.Iovec
 	niov  int
 	msg   unix.Msghdr
@@ -69,7 +70,7 @@ func newConn(s *Store, i, fd int, ex *export) *conn {
 	c.extended, c.headSize, c.fastZero = ex.extended, requestSize, ex.flags&tfFastZero != 0
 	c.context = ex.context
 	if ex.extended {
-		c.headSize = extRequestSize
+		c.headSize, c.wide = extRequestSize, new([maxBatch][extRequestSize]byte)
 	}
 	c.begin(ex)
 	return c
@@ -106,8 +107,6 @@ func (c *conn) take(sl *slot) {
 		c.readBytes += sl.req.Len
 	case cmdWrite:
 		c.sendBytes += len(sl.req.Buf)
-	case cmdTrim, cmdWriteZeroes, cmdBlockStatus:
-		sl.n = c.piece(sl)
 	}
 	c.sendq.push(sl.req)
 }
@@ -144,13 +143,29 @@ func (c *conn) gather() (total int) {
 	skip, n := c.headSent, 0
 	for r := c.sendq.head; r != nil && n < maxBatch && total < maxSend; r = r.Next {
 		sl := &c.s.slots[r.Slot]
-		h := c.heads[n*c.headSize:][:c.headSize]
-		n++
-		putRequest(h, c.extended, c.flags(sl), sl.cmd, sl.cookie, sl.off, sl.n)
-		if skip < c.headSize {
-			total += c.lay(h[skip:])
-			skip = c.headSize
+		var flags uint16
+		if sl.cmd == cmdWrite {
+			if r.Flags&backstore.FUA != 0 {
+				flags = cfFUA
+			}
+		} else if sl.cmd > cmdFlush {
+			flags = c.flags(sl)
 		}
+		if c.wide == nil {
+			h := &c.heads[n]
+			putRequest(h, flags, sl.cmd, sl.cookie, sl.off, uint32(sl.n))
+			if skip < requestSize {
+				total += c.lay(h[skip:])
+			}
+		} else {
+			h := &c.wide[n]
+			putExtended(h, flags, sl.cmd, sl.cookie, sl.off, sl.n)
+			if skip < extRequestSize {
+				total += c.lay(h[skip:])
+			}
+		}
+		n++
+		skip = max(skip, c.headSize)
 		if sl.cmd == cmdWrite {
 			total += c.lay(r.Buf[skip-c.headSize:])
 		}
@@ -159,13 +174,10 @@ func (c *conn) gather() (total int) {
 	return total
 }
 
-// flags are those of a slot's request on the wire.
+// flags are those on the wire of a slot's trim, write zeroes or block status.
 func (c *conn) flags(sl *slot) (flags uint16) {
 	r := sl.req
-	switch sl.cmd {
-	case cmdRead, cmdFlush:
-		return 0
-	case cmdBlockStatus:
+	if sl.cmd == cmdBlockStatus {
 		if cap(r.Extents)-len(r.Extents) == 1 {
 			return cfReqOne
 		}
@@ -287,9 +299,7 @@ func (c *conn) disconnect() {
 }
 
 func disconnect(fd int, extended bool) {
-	var b [extRequestSize]byte
-	n := putRequest(b[:], extended, 0, cmdDisc, 0, 0, 0)
-	_, _ = unix.SendmsgN(fd, b[:n], nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) // a courtesy
+	_, _ = unix.SendmsgN(fd, goodbye(extended), nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) // a courtesy
 }
 
 // call makes a system call on the socket that does not sleep. One that may copy for long tells the runtime.

@@ -43,7 +43,7 @@ func (s *Store) lost(c *conn, proven bool, why error) {
 			sl.doubt = sl.doubt || !proven && changes(sl.cmd)
 		}
 		sl.c = nil
-		sl.again()
+		s.again(uint16(i))
 		switch {
 		case s.failed != nil && sl.cmd == cmdFlush:
 			s.end(uint16(i), s.failedError(sl.req))

@@ -41,23 +41,23 @@ type told struct {
 	asks uint8
 }
 
-// again makes a slot ready to be sent anew, when it is not known what of its answer had come.
-func (sl *slot) again() {
-	if sl.cmd == cmdBlockStatus {
-		r := sl.req
-		r.Extents = r.Extents[:sl.told.from]
-		sl.off, sl.told.end, sl.told.here = r.Off, r.Off, false
+// again makes slot i ready to be sent anew, when it is not known what of its answer had come.
+func (s *Store) again(i uint16) {
+	if sl := &s.slots[i]; sl.cmd == cmdBlockStatus {
+		r, t := sl.req, &s.told[i]
+		r.Extents = r.Extents[:t.from]
+		sl.off, t.end, t.here = r.Off, r.Off, false
 	}
 }
 
 // statusHead begins a block status chunk (NBD, "Structured reply types": NBD_REPLY_TYPE_BLOCK_STATUS). The sum of its descriptors' lengths may
 // be less than what was asked for, or more.
 func (c *conn) statusHead(context uint32) error {
-	sl := &c.s.slots[c.slot]
-	if context != c.context || sl.told.here {
+	sl, t := &c.s.slots[c.slot], &c.s.told[c.slot]
+	if context != c.context || t.here {
 		return fmt.Errorf("a block status of context %d, which was not agreed on or has come already", context)
 	}
-	sl.told.here, sl.told.cur = true, sl.off
+	t.here, t.cur = true, sl.off
 	c.length -= uint64(c.need - c.base)
 	c.more(c.extentSize(), atExtent)
 	return nil
@@ -80,7 +80,7 @@ func (c *conn) statusExtent(b []byte) error {
 	if n == 0 {
 		return errors.New("a block status of no bytes")
 	}
-	c.s.slots[c.slot].describe(n, flags)
+	c.s.told[c.slot].describe(c.s.slots[c.slot].req, n, flags)
 	if c.length -= uint64(size); c.length == 0 {
 		c.chunkEnd()
 	} else {
@@ -89,13 +89,12 @@ func (c *conn) statusExtent(b []byte) error {
 	return nil
 }
 
-// describe adds the next n bytes of an answer to what is known, as far as it is asked for and there is room.
+// describe adds the next n bytes of an answer to r to what is known, as far as it is asked for and there is room.
 //
 // A hole is deallocated; that it reads as zeroes as well nobody is told, since Info.DiscardZeroes is off. A range that reads as
 // zeroes and is no hole is mapped: anchored would promise that space is reserved for it, and the flag's absence only says that the server does not
 // know it to be a hole.
-func (sl *slot) describe(n, flags uint64) {
-	r, t := sl.req, &sl.told
+func (t *told) describe(r *backstore.Request, n, flags uint64) {
 	end := r.Off + r.Len
 	to := end
 	if n < uint64(end-t.cur) {
@@ -129,7 +128,7 @@ var (
 // described deals with a whole answer to an allocation query: it ends the request, or asks for the rest (errMore).
 func (s *Store) described(i uint16) error {
 	sl := &s.slots[i]
-	r, t := sl.req, &sl.told
+	r, t := sl.req, &s.told[i]
 	if !t.here {
 		return &backstore.Error{Class: backstore.ClassTransport, Op: r.Op.String(), Off: r.Off, Cause: errNoStatus}
 	}
@@ -139,7 +138,7 @@ func (s *Store) described(i uint16) error {
 	}
 	if t.asks++; t.asks >= maxAsks {
 		t.cur = t.end
-		sl.describe(uint64(end-t.end), 0) // what is not known may hold data
+		t.describe(r, uint64(end-t.end), 0) // what is not known may hold data
 		return nil
 	}
 	t.here = false

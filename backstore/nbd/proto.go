@@ -117,24 +117,39 @@ const (
 	nbdESHUTDOWN = 108
 )
 
-// putRequest writes a request's header (NBD, "Request message"; "extended" is that of NBD_OPT_EXTENDED_HEADERS) to b and returns its length.
-func putRequest(b []byte, extended bool, flags, cmd uint16, cookie uint64, off, n int64) int {
-	magic, size := uint32(magicRequest), requestSize
-	if extended {
-		magic, size = magicExtRequest, extRequestSize
-		if cmd == cmdWrite {
-			flags |= cfPayload
-		}
-		binary.BigEndian.PutUint64(b[24:], uint64(n))
-	} else {
-		binary.BigEndian.PutUint32(b[24:], uint32(n))
-	}
-	binary.BigEndian.PutUint32(b[0:], magic)
+// putRequest writes a request's header (NBD, "Request message") to b.
+func putRequest(b *[requestSize]byte, flags, cmd uint16, cookie uint64, off int64, n uint32) {
+	binary.BigEndian.PutUint32(b[0:], magicRequest)
 	binary.BigEndian.PutUint16(b[4:], flags)
 	binary.BigEndian.PutUint16(b[6:], cmd)
 	binary.BigEndian.PutUint64(b[8:], cookie)
 	binary.BigEndian.PutUint64(b[16:], uint64(off))
-	return size
+	binary.BigEndian.PutUint32(b[24:], n)
+}
+
+// putExtended is putRequest where extended headers were agreed on.
+func putExtended(b *[extRequestSize]byte, flags, cmd uint16, cookie uint64, off, n int64) {
+	if cmd == cmdWrite {
+		flags |= cfPayload // the length is that of data that follow
+	}
+	binary.BigEndian.PutUint32(b[0:], magicExtRequest)
+	binary.BigEndian.PutUint16(b[4:], flags)
+	binary.BigEndian.PutUint16(b[6:], cmd)
+	binary.BigEndian.PutUint64(b[8:], cookie)
+	binary.BigEndian.PutUint64(b[16:], uint64(off))
+	binary.BigEndian.PutUint64(b[24:], uint64(n))
+}
+
+// goodbye is NBD_CMD_DISC.
+func goodbye(extended bool) []byte {
+	if extended {
+		var b [extRequestSize]byte
+		putExtended(&b, 0, cmdDisc, 0, 0, 0)
+		return b[:]
+	}
+	var b [requestSize]byte
+	putRequest(&b, 0, cmdDisc, 0, 0, 0)
+	return b[:]
 }
 
 // errors by number (NBD, "Error values").

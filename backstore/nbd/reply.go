@@ -97,7 +97,7 @@ func (c *conn) placed(n int) {
 
 // header deals with a complete header of c.need bytes; one that says that more of it follows only raises need.
 func (c *conn) header() error {
-	be, rest := binary.BigEndian, c.hdr[c.base:]
+	be := binary.BigEndian
 	switch c.stage {
 	case atMagic:
 		switch magic := be.Uint32(c.hdr[:]); {
@@ -119,13 +119,13 @@ func (c *conn) header() error {
 		c.length = be.Uint64(c.hdr[24:])
 		return c.chunk(be.Uint16(c.hdr[6:]), c.length)
 	case atData:
-		dst, err := c.target(be.Uint64(rest), c.length-dataHead)
+		dst, err := c.target(be.Uint64(c.hdr[c.base:]), c.length-dataHead)
 		if err != nil {
 			return err
 		}
 		c.dst = dst
 	case atHole:
-		dst, err := c.target(be.Uint64(rest), uint64(be.Uint32(rest[8:])))
+		dst, err := c.target(be.Uint64(c.hdr[c.base:]), uint64(be.Uint32(c.hdr[c.base+8:])))
 		if err != nil {
 			return err
 		}
@@ -134,9 +134,9 @@ func (c *conn) header() error {
 	case atError:
 		return c.errorHead(be.Uint16(c.hdr[6:]), c.length)
 	case atStatus:
-		return c.statusHead(be.Uint32(rest))
+		return c.statusHead(be.Uint32(c.hdr[c.base:]))
 	case atExtent:
-		return c.statusExtent(rest)
+		return c.statusExtent(c.hdr[c.base:])
 	}
 	return nil
 }
@@ -188,8 +188,10 @@ func (c *conn) chunk(typ uint16, length uint64) error {
 	if err != nil {
 		return err
 	}
-	if off := binary.BigEndian.Uint64(c.hdr[16:]); c.extended && off != uint64(sl.off) {
-		return fmt.Errorf("a chunk of a reply for byte %d to a request for byte %d", off, sl.off)
+	if c.extended {
+		if off := binary.BigEndian.Uint64(c.hdr[16:]); off != uint64(sl.off) {
+			return fmt.Errorf("a chunk of a reply for byte %d to a request for byte %d", off, sl.off)
+		}
 	}
 	c.last = binary.BigEndian.Uint16(c.hdr[4:])&chunkDone != 0
 	isRead := sl.cmd == cmdRead
@@ -293,14 +295,15 @@ func (c *conn) finish(i uint16) {
 		// Refused, so it can be sent again anywhere else.
 		sl.resends++
 		c.retired()
-		sl.again()
-		s.assign(i)
-		return
-	case sl.errno == nbdENOTSUP && c.tryFast(sl):
-		sl.slow = true
+		s.again(i)
 		s.assign(i)
 		return
 	case sl.errno != 0:
+		if sl.errno == nbdENOTSUP && c.tryFast(sl) {
+			sl.slow = true
+			s.assign(i)
+			return
+		}
 		off := max(sl.errOff, r.Off)
 		err := &backstore.Error{Class: classOf(sl.errno), Op: r.Op.String(), Off: off, Cause: &ServerError{Errno: sl.errno, Text: sl.text}}
 		if sl.cmd == cmdFlush || fua && sl.cmd != cmdRead && !refused(sl.errno) {
@@ -319,7 +322,7 @@ func (c *conn) finish(i uint16) {
 		}
 		s.flushed(sl.mark)
 		if r.Op == backstore.Read { // a FUA read's second part
-			sl.cmd = cmdRead
+			sl.cmd, sl.off, sl.n = cmdRead, r.Off, r.Len
 			s.assign(i)
 			return
 		}
@@ -336,7 +339,7 @@ func (c *conn) finish(i uint16) {
 	case !fua:
 		s.acked++
 	}
-	if rest := r.Off + r.Len - sl.off - sl.n; rest > 0 && (sl.cmd == cmdTrim || sl.cmd == cmdWriteZeroes) {
+	if sl.n < r.Len && (sl.cmd == cmdTrim || sl.cmd == cmdWriteZeroes) && sl.off+sl.n < r.Off+r.Len {
 		sl.off += sl.n
 		s.assign(i)
 		return

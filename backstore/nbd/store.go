@@ -23,15 +23,13 @@ type slot struct {
 
 	resends uint8 // times sent again
 	doubt   bool  // a copy sent earlier may still run
+	slow    bool  // write zeroes: the server cannot do it fast
 
 	// The answer so far.
 	errno  uint32
 	text   string
 	errOff int64  // within the volume, where the server told
 	cover  []span // of a read: what has arrived; its memory is kept
-
-	slow bool // write zeroes: the server cannot do it fast
-	told told // of an allocation query
 }
 
 // A Store is one export. See the package's comment for who runs what.
@@ -47,6 +45,7 @@ type Store struct {
 
 	mu    sync.Mutex // guards everything below
 	slots []slot
+	told  []told // of the slots that have an allocation query
 	free  []uint16
 	seq   uint64 // of the last sending
 	conns []*conn
@@ -165,7 +164,7 @@ func newStore(c *config, ex *export, warn func(string)) (*Store, error) {
 		n = 1
 	}
 	s := &Store{cfg: c, ex: ex, info: ex.info(c), warn: warn, conns: make([]*conn, n),
-		slots: make([]slot, c.inFlight), free: make([]uint16, c.inFlight), win: make([]byte, windowSize)}
+		slots: make([]slot, c.inFlight), told: make([]told, c.inFlight), free: make([]uint16, c.inFlight), win: make([]byte, windowSize)}
 	for i := range s.free {
 		s.free[i] = uint16(len(s.free) - 1 - i)
 	}
@@ -268,7 +267,7 @@ func (s *Store) begin(r *backstore.Request) {
 	case backstore.Read:
 		sl.cmd = cmdRead
 		if r.Flags&backstore.FUA != 0 {
-			sl.cmd = cmdFlush
+			sl.cmd, sl.off, sl.n = cmdFlush, 0, 0
 		}
 	case backstore.Write:
 		sl.cmd = cmdWrite
@@ -280,7 +279,7 @@ func (s *Store) begin(r *backstore.Request) {
 		sl.cmd = cmdWriteZeroes
 	case backstore.Allocation:
 		sl.cmd = cmdBlockStatus
-		sl.told = told{from: len(r.Extents), end: r.Off}
+		s.told[i] = told{from: len(r.Extents), end: r.Off}
 	}
 	s.assign(i)
 	// A caller that never ends its batch must not stand still.
@@ -298,11 +297,8 @@ func (s *Store) assign(i uint16) {
 		s.wait.push(sl.req)
 		return
 	}
-	switch sl.cmd {
-	case cmdFlush:
-		sl.off, sl.n = 0, 0
-	case cmdRead:
-		sl.off, sl.n = sl.req.Off, sl.req.Len // of one with FUA the flush went before
+	if sl.cmd > cmdFlush {
+		sl.n = c.piece(sl) // trim, write zeroes, block status
 	}
 	s.seq++
 	sl.cookie = uint64(i) | s.seq<<16

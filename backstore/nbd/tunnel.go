@@ -77,10 +77,8 @@ func (l *link) close() {
 // leave says good-bye and closes a link that no store has.
 func (l *link) leave() {
 	if l.tls != nil && l.tun == nil {
-		var b [extRequestSize]byte
-		n := putRequest(b[:], l.ex.extended, 0, cmdDisc, 0, 0, 0)
 		_ = l.nc.SetDeadline(time.Now().Add(linger)) // fails only once it is closed
-		_, _ = l.tls.Write(b[:n])                    // a courtesy
+		_, _ = l.tls.Write(goodbye(l.ex.extended))   // a courtesy
 		_ = l.tls.Close()
 		return
 	}

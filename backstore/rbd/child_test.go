@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/test/deps"
 )
 
 // A child is this test binary in another process, which opens an image and writes to it without pause, so that tests can freeze and kill it.
@@ -32,7 +33,9 @@ func TestMain(m *testing.M) {
 	if uri := os.Getenv(childEnv); uri != "" {
 		os.Exit(child(uri, os.Getenv(childEnv+"_TAKEOVER") != ""))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	shared.close()
+	os.Exit(code)
 }
 
 // child writes until it fails: block b of slot s is given ever larger numbers. It says "open", "acked SLOT NUMBER" for each write that was
@@ -193,5 +196,19 @@ func (w *writer) signal(s syscall.Signal) {
 	w.t.Helper()
 	if err := w.cmd.Process.Signal(s); err != nil {
 		w.t.Fatal(err)
+	}
+	if s == syscall.SIGSTOP {
+		if err := deps.WaitStopped(w.cmd.Process.Pid); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// kill kills the child and takes what it has said.
+func (w *writer) kill() {
+	w.t.Helper()
+	w.signal(syscall.SIGKILL)
+	for line := range w.lines {
+		w.take(line)
 	}
 }

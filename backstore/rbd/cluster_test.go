@@ -5,7 +5,7 @@ package rbd
 import (
 	"context"
 	"fmt"
-	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,7 +13,7 @@ import (
 	"github.com/ceph/go-ceph/rbd"
 
 	"github.com/lunar-iscsi/lunar/backstore"
-	"github.com/lunar-iscsi/lunar/test/deps"
+	"github.com/lunar-iscsi/lunar/test/ceph"
 )
 
 // A testCluster is a running Ceph cluster and the pool that a test works in.
@@ -22,13 +22,34 @@ type testCluster struct {
 	n    atomic.Int64
 }
 
+// one is the cluster that most tests share; it ends with the process (TestMain).
+type one struct {
+	once sync.Once
+	c    *ceph.Cluster
+	err  error
+}
+
+var shared = &one{}
+
+func (o *one) start() {
+	o.c, o.err = ceph.Launch(ceph.Config{PGs: 16})
+}
+
+func (o *one) close() {
+	if o.c != nil {
+		o.c.Close()
+	}
+}
+
+// start returns the cluster that tests share.
 func start(t testing.TB) *testCluster {
 	t.Helper()
-	conf := os.Getenv("CEPH_CONF")
-	if conf == "" {
-		deps.Skip(t, "no Ceph cluster: CEPH_CONF names none")
+	ceph.Need(t)
+	shared.once.Do(shared.start)
+	if shared.err != nil {
+		t.Fatal(shared.err)
 	}
-	return &testCluster{conf: conf}
+	return &testCluster{conf: shared.c.Conf()}
 }
 
 // create makes an image and returns its name, POOL/IMAGE.

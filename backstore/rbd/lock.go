@@ -33,7 +33,7 @@ type holder struct {
 	addr   string // "10.0.0.1:0/305419896"
 	cookie string // of the lock that it holds
 	locks  bool
-	alive  bool // it watches the image: it is there, or was 30 s ago
+	alive  bool // it watches the image: it is there, or was 30 s ago, and nothing else is known
 }
 
 func (h holder) String() string {
@@ -53,13 +53,13 @@ func (h holder) String() string {
 }
 
 // holders are those who watch an image, or hold its lock, but for the client whose address is given.
-func (cl *cluster) holders(image, but string) (id string, hs []holder, err error) {
-	img, err := rbd.OpenImageReadOnly(cl.io, image, rbd.NoSnapshot)
+func (cl *cluster) holders(c *config, but string) (id string, hs []holder, err error) {
+	img, err := rbd.OpenImageReadOnly(cl.io, c.image, rbd.NoSnapshot)
 	if err != nil {
 		if errors.Is(err, rbd.ErrNotFound) {
-			return "", nil, &backstore.Error{Class: backstore.ClassNotFound, Op: "open", Cause: fmt.Errorf("there is no image %s", image)}
+			return "", nil, noImage(c.spec)
 		}
-		return "", nil, failed("open", "image "+image, err)
+		return "", nil, failed("open", "image "+c.spec.String(), err)
 	}
 	defer func() { _ = img.Close() }() // read-only: nothing can be lost
 	if id, err = img.GetId(); err != nil {
@@ -84,6 +84,9 @@ func (cl *cluster) holders(image, but string) (id string, hs []holder, err error
 		}
 		hs[at].locks, hs[at].cookie = true, l.Cookie
 	}
+	for i := range hs {
+		hs[i].alive = hs[i].alive && !gone(img, hs[i])
+	}
 	hs = slices.DeleteFunc(hs, func(h holder) bool { return but != "" && bare(h.addr) == bare(but) })
 	return id, hs, nil
 }
@@ -102,15 +105,19 @@ func bare(addr string) string {
 func (cl *cluster) alone(ctx context.Context, c *config) error {
 	begun, pause := time.Now(), pauseMin
 	for {
-		id, hs, err := cl.holders(c.image, "")
+		id, hs, err := cl.holders(c, "")
 		if err != nil {
 			return err
 		}
-		if dead := slices.IndexFunc(hs, func(h holder) bool { return !h.alive }); dead >= 0 {
-			if err := cl.expel(id, hs[dead:dead+1]); err != nil { // there is one lock, so one at most who holds it
-				return err
+		var dead []holder
+		hs = slices.DeleteFunc(hs, func(h holder) bool {
+			if !h.alive {
+				dead = append(dead, h)
 			}
-			hs = slices.Delete(hs, dead, dead+1)
+			return !h.alive
+		})
+		if err := cl.expel(id, dead); err != nil {
+			return err
 		}
 		if len(hs) == 0 {
 			return nil
@@ -135,8 +142,8 @@ func (cl *cluster) alone(ctx context.Context, c *config) error {
 
 // shutOut puts all who have an image open, or hold its lock, on the blocklist and breaks the lock. On return nothing that they send is applied to what
 // this client looks at: it knows the new map, and so does every OSD by the time that it answers this client.
-func (cl *cluster) shutOut(ctx context.Context, image, but string) error {
-	id, hs, err := cl.holders(image, but)
+func (cl *cluster) shutOut(ctx context.Context, c *config, but string) error {
+	id, hs, err := cl.holders(c, but)
 	if err != nil {
 		return err
 	}
@@ -208,7 +215,7 @@ func (s *Store) Fence(ctx context.Context) error {
 	}
 	_, err = within(ctx, func() (struct{}, error) {
 		defer s.control.Done()
-		return struct{}{}, s.cl.shutOut(ctx, s.cfg.image, own)
+		return struct{}{}, s.cl.shutOut(ctx, s.cfg, own)
 	}, func(struct{}) {})
 	return err
 }

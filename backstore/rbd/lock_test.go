@@ -18,8 +18,8 @@ const takeOverGoal = 3 * time.Second
 
 // A second opener is refused by name while the first is there, and then not.
 func TestSecondOpenerIsRefused(t *testing.T) {
-	backstoretest.CheckLeaks(t)
 	c := start(t)
+	backstoretest.CheckLeaks(t)
 	name := c.create(t, 8<<20)
 	a := mustOpen(t, c.uri(name, ""), backstore.Options{})
 	begun := time.Now()
@@ -119,10 +119,7 @@ func TestTakeOverOfTheDead(t *testing.T) {
 	name := c.create(t, childDepth*childBlocks*childBlock)
 	w := startWriter(t, c.uri(name, ""))
 	w.busy(20)
-	w.signal(syscall.SIGKILL)
-	for line := range w.lines {
-		w.take(line)
-	}
+	w.kill()
 	begun := time.Now()
 	s := mustOpen(t, c.uri(name, ""), backstore.Options{TakeOver: true})
 	if took := time.Since(begun); took > takeOverGoal {

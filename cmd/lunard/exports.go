@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/backstore"
@@ -21,21 +22,6 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/login"
 )
-
-// volumeHelp says how volumes are named; a test holds it against the drivers.
-const volumeHelp = `  file:///PATH?size=1G            a file or block device; size= makes a missing file, sparse unless thin=off
-                                  direct=on (O_DIRECT), cache=writethrough, shared=on (others may write it too)
-  mem:?size=64M                   memory, gone when the daemon ends
-  null:?size=1T                   reads zeroes, drops writes: for measurements
-  nbd://HOST:PORT/EXPORT          an NBD export over TCP
-  nbd+unix:///EXPORT?socket=PATH  an NBD export over a unix socket
-  nbds://HOST:PORT/EXPORT         the same with TLS: tls-certificates=DIR
-  nbds+unix:///EXPORT?socket=PATH
-  cbd:POOL//VOLUME_USER_          a CurveBS volume through nebd-server; socket=PATH lockdir=DIR
-  longhorn:VOLUME                 a volume of a Longhorn engine on this machine; engine=HOST:PORT (its gRPC API)
-  gotgt:file:/PATH                a back end written for gotgt, by its type
-  rbd:POOL/IMAGE?conf=PATH        an image of Ceph; id=, keyring=, lock=exclusive|wait|none, cache= (only in a build with Ceph's library)
-`
 
 // drivers returns what is built in.
 func drivers() *backstore.Registry {
@@ -119,7 +105,7 @@ func document(exports []export, groups map[string][]uint16) (spec.Document, erro
 }
 
 // diskOptions are the options of an export's URI that are the disk's rather than the driver's.
-var diskOptions = [...]string{"blocksize", "physical", "readonly", "vendor", "product", "serial"}
+var diskOptions = [...]string{"blocksize", "physical", "readonly", "vendor", "product", "serial", "timeout", "on_timeout", "away"}
 
 // disk reads the options that are the disk's rather than the driver's.
 func (e *export) disk() (spec.LUN, error) {
@@ -157,6 +143,27 @@ func (e *export) disk() (spec.LUN, error) {
 	}{{"vendor", &l.Vendor, 8}, {"product", &l.Product, 16}, {"serial", &l.Serial, 36}} {
 		if *o.p, _ = u.Option(o.name); len(*o.p) > o.max {
 			return l, fmt.Errorf("%s: option %s=%s: at most %d characters", u, o.name, *o.p, o.max)
+		}
+	}
+	if text, ok := u.Option("timeout"); ok {
+		d, err := time.ParseDuration(text)
+		if err != nil || d < time.Second || d > spec.MaxTimeout*time.Second || d%time.Second != 0 {
+			return l, fmt.Errorf("%s: option timeout=%s: want whole seconds, from 1s to 24h", u.Shown(), text)
+		}
+		l.Timeout = int(d / time.Second)
+	}
+	// Whoever names a volume on the command line is there to see that it cannot be opened.
+	l.Away = spec.AwayFail
+	for _, o := range []struct {
+		name string
+		p    *string
+		one  []string
+	}{{"on_timeout", &l.OnTimeout, []string{spec.TimeoutWait, spec.TimeoutError}}, {"away", &l.Away, []string{spec.AwayOffline, spec.AwayFail}}} {
+		if text, ok := u.Option(o.name); ok {
+			if !slices.Contains(o.one, text) {
+				return l, fmt.Errorf("%s: option %s=%s: want %s", u.Shown(), o.name, text, strings.Join(o.one, " or "))
+			}
+			*o.p = text
 		}
 	}
 	l.Identity = l.Serial // a serial number that was given says which disk it is, wherever its volume lies

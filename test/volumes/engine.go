@@ -66,11 +66,11 @@ type Point struct {
 	Reached chan struct{} // closed when it has come there
 	Go      chan struct{} // to be closed: it goes on
 	Fail    error         // it then fails with that
-	Deaf    bool          // it does not listen to its context meanwhile
+	Deaf    bool          // it does not listen to its context
 	Panic   bool          // it then breaks down
 }
 
-// Stop lets the next operation of a kind stop half way: "create", "snapshot", …
+// Stop lets the next operation of a kind stop half way: "create", "snapshot", "open", "close", …
 func (e *Engine) Stop(op string) *Point {
 	p := &Point{Reached: make(chan struct{}), Go: make(chan struct{})}
 	e.add(op, p)
@@ -199,7 +199,7 @@ func (e *Engine) run(ctx context.Context, op string, p backstore.Progress) error
 			return at.Fail
 		}
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && (at == nil || !at.Deaf) {
 		return &backstore.Error{Class: backstore.ClassCancelled, Op: op, Cause: fmt.Errorf("undone: %w", context.Cause(ctx))}
 	}
 	p.Report(4, 4)

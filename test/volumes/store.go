@@ -16,10 +16,13 @@ type store struct {
 // A snapshotter is a store that takes part in snapshots.
 type snapshotter struct{ *store }
 
-func (e *Engine) open(_ context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
+func (e *Engine) open(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
 	ro, err := u.Bool("readonly", o.ReadOnly)
 	if err != nil {
 		return nil, fail(backstore.ClassUnsupported, "open", "%w", err)
+	}
+	if err := e.run(ctx, "open", nil); err != nil {
+		return nil, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -69,11 +72,12 @@ func (s *store) Submit(r *backstore.Request) backstore.Outcome {
 	return backstore.Done
 }
 
-func (s *store) Close(context.Context) error {
+func (s *store) Close(ctx context.Context) error {
+	err := s.e.run(ctx, "close", nil)
 	s.e.mu.Lock()
 	defer s.e.mu.Unlock()
 	s.v.opens--
-	return nil
+	return err
 }
 
 // Resize is backstore.Resizer's.

@@ -107,6 +107,14 @@ func (i *Image) LockOwned() (bool, error) {
 	return is != 0, err
 }
 
+// SetMetadata keeps a word of ours with the image.
+func (i *Image) SetMetadata(key, value string) error {
+	k, v := C.CString(key), C.CString(value)
+	defer C.free(unsafe.Pointer(k))
+	defer C.free(unsafe.Pointer(v))
+	return errno(C.rbd_metadata_set(i.c, k, v))
+}
+
 // Flush makes everything durable.
 func (i *Image) Flush() error { return errno(C.rbd_flush(i.c)) }
 

@@ -49,6 +49,11 @@ func (m *Manager) Apply(ctx context.Context, want spec.Document, o ApplyOptions)
 	if o.DryRun {
 		return out, nil
 	}
+	if o.Away == spec.AwayOffline {
+		var done func()
+		ctx, done = m.openAhead(ifAway(ctx, o.Away), added(&have, &want))
+		defer done()
+	}
 	for i := range p.steps {
 		if err := p.steps[i].do(ctx); err != nil {
 			e := &Error{Code: CodeOf(err), Text: fmt.Sprintf("%s %s (step %d of %d)", out[i].Verb, out[i].What, i+1, len(out)), Err: err}
@@ -57,6 +62,22 @@ func (m *Manager) Apply(ctx context.Context, want spec.Document, o ApplyOptions)
 		out[i].Done = true
 	}
 	return out, nil
+}
+
+// added are the targets of want with those of their LUNs that have does not have.
+func added(have, want *spec.Document) (out []spec.Target) {
+	there := map[string]bool{}
+	for i := range have.Targets {
+		for _, l := range have.Targets[i].LUNs {
+			there[fmt.Sprintf("%s/%d %s", normalized(have.Targets[i].Name), l.Number, l.Volume)] = true
+		}
+	}
+	for i := range want.Targets {
+		t := want.Targets[i].Clone()
+		t.LUNs = slices.DeleteFunc(t.LUNs, func(l spec.LUN) bool { return there[fmt.Sprintf("%s/%d %s", normalized(t.Name), l.Number, l.Volume)] })
+		out = append(out, t)
+	}
+	return out
 }
 
 // keepAccounts adds to want what only have has.

@@ -30,7 +30,9 @@ type Config struct {
 	CallTimeout  time.Duration // a change takes so long at most, its wait for a turn included
 	OpenTimeout  time.Duration // one volume may take so long to open; at the start, where each is opened, too
 	CloseTimeout time.Duration // what a change leaves to be closed is waited for so long
-	RetryVolumes time.Duration // between tries at volumes that could not be opened at the start; negative: none
+	RetryVolumes time.Duration // before a volume that could not be opened is tried again, and each time twice that; negative: it is not
+	RetryMost    time.Duration // the longest such pause
+	MaxOpening   int           // volumes that are opened beside each other, at the start and when they are tried again
 	MaxWaiting   int           // changes of one target that wait for their turn
 	MaxTargets   int           // targets
 	MaxLUNs      int           // LUNs of one target
@@ -49,7 +51,9 @@ const (
 	DefaultCallTimeout  = time.Minute
 	DefaultOpenTimeout  = 20 * time.Second
 	DefaultCloseTimeout = 10 * time.Second
-	DefaultRetryVolumes = 30 * time.Second
+	DefaultRetryVolumes = 2 * time.Second
+	DefaultRetryMost    = time.Minute
+	DefaultMaxOpening   = 16
 	DefaultMaxWaiting   = 256
 	DefaultMaxTargets   = 16384
 	DefaultMaxLUNs      = 4096
@@ -86,7 +90,7 @@ func (c Config) withDefaults() Config {
 		p   *time.Duration
 		def time.Duration
 	}{{&c.CallTimeout, DefaultCallTimeout}, {&c.OpenTimeout, DefaultOpenTimeout}, {&c.CloseTimeout, DefaultCloseTimeout}, {&c.RetryVolumes, DefaultRetryVolumes},
-		{&c.VolumeTimeout, DefaultVolumeTimeout}, {&c.UndoTimeout, DefaultUndoTimeout}} {
+		{&c.VolumeTimeout, DefaultVolumeTimeout}, {&c.UndoTimeout, DefaultUndoTimeout}, {&c.RetryMost, DefaultRetryMost}} {
 		if *d.p == 0 {
 			*d.p = d.def
 		}
@@ -94,7 +98,7 @@ func (c Config) withDefaults() Config {
 	for _, i := range []struct {
 		p   *int
 		def int
-	}{{&c.MaxWaiting, DefaultMaxWaiting}, {&c.MaxTargets, DefaultMaxTargets}, {&c.MaxLUNs, DefaultMaxLUNs}, {&c.MaxAccounts, DefaultMaxAccounts},
+	}{{&c.MaxWaiting, DefaultMaxWaiting}, {&c.MaxOpening, DefaultMaxOpening}, {&c.MaxTargets, DefaultMaxTargets}, {&c.MaxLUNs, DefaultMaxLUNs}, {&c.MaxAccounts, DefaultMaxAccounts},
 		{&c.MaxPortals, DefaultMaxPortals}, {&c.MaxWatchers, DefaultMaxWatchers}, {&c.MaxEvents, DefaultMaxEvents}, {&c.MaxVolumeWork, DefaultMaxVolumeWork}} {
 		if *i.p == 0 {
 			*i.p = i.def

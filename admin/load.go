@@ -6,14 +6,14 @@ import (
 	"fmt"
 	"slices"
 	"syscall"
-	"time"
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/target"
 )
 
-// Load makes what was saved, portals aside: LoadPortals follows when all is there. A volume that cannot be opened does not
-// stop it: the LUN is there, NOT READY, and is tried again; everything else that fails does, with what to do about it.
+// Load makes what was saved, portals aside: LoadPortals follows when all is there. Volumes are
+// opened beside each other. One that cannot be opened does not stop it, unless its LUN says so (spec.LUN.Away): the LUN is there, NOT READY, and is tried
+// again; everything else that fails does, with what to do about it.
 func (m *Manager) Load(ctx context.Context) error {
 	if m.cfg.State == nil {
 		return nil
@@ -30,6 +30,8 @@ func (m *Manager) Load(ctx context.Context) error {
 	m.setSystem(doc.System)
 	loops := loopsOf(doc.Targets, m.volumeKey)
 	made := map[int]*entry{}
+	ctx, done := m.openAhead(ifAway(ctx, spec.AwayOffline), doc.Targets)
+	defer done()
 	for i := range doc.Targets {
 		t := &doc.Targets[i]
 		e, err := m.reserve(t, false)
@@ -44,8 +46,6 @@ func (m *Manager) Load(ctx context.Context) error {
 			return fmt.Errorf("what was saved in %s cannot be served: %w", m.cfg.State.File(), err)
 		}
 	}
-	m.work.Add(1)
-	go m.retryVolumes()
 	return nil
 }
 
@@ -100,6 +100,8 @@ func (m *Manager) Passing(ctx context.Context, doc spec.Document) error {
 	}
 	loops := loopsOf(doc.Targets, m.volumeKey)
 	made := map[int]*entry{}
+	ctx, done := m.openAhead(ctx, doc.Targets)
+	defer done()
 	for _, t := range doc.Targets {
 		key := t.TID
 		t.TID = 0
@@ -196,110 +198,4 @@ func (m *Manager) loopFor(e *entry, t *spec.Target) (*target.Target, error) {
 		}
 	}
 	return on, nil
-}
-
-// prepareFaulty makes a LUN whose volume could not be opened: a disk without a medium, which is tried again.
-func (m *Manager) prepareFaulty(e *entry, live *target.Target, l *spec.LUN, why error) (*pending, error) {
-	m.log.Warn("a volume could not be opened; the LUN is there and NOT READY until it can be", "target", e.name, "lun", l.Number, "error", why, "again", m.cfg.RetryVolumes)
-	d := &disk{e: e, lun: l.Number, faulty: true}
-	cfg := m.diskConfig(e, l) // the identity is saved, or tgt's naming needs none
-	put, err := live.PrepareDisk(l.Number, nil, cfg, target.PutOptions{})
-	if err != nil {
-		return nil, coded(err, Invalid)
-	}
-	m.fault(e, l.Number, why.Error())
-	return &pending{m: m, d: d, put: put, live: live}, nil
-}
-
-// retryVolumes tries volumes again that could not be opened.
-func (m *Manager) retryVolumes() {
-	defer m.work.Done()
-	if m.cfg.RetryVolumes < 0 {
-		return
-	}
-	tick := time.NewTicker(m.cfg.RetryVolumes)
-	defer tick.Stop()
-	for {
-		select {
-		case <-m.ended:
-			return
-		case <-tick.C:
-		}
-		m.retryAll()
-	}
-}
-
-// retryAll tries each once.
-func (m *Manager) retryAll() {
-	m.mu.RLock()
-	var list []*disk
-	for _, e := range m.byTID {
-		for lun := range e.faults {
-			list = append(list, &disk{e: e, lun: lun})
-		}
-	}
-	m.mu.RUnlock()
-	for _, d := range list {
-		m.retryVolume(d)
-	}
-}
-
-func (m *Manager) retryVolume(d *disk) {
-	ctx := WithCaller(context.Background(), Caller{Face: "retry", UID: -1})
-	ctx, stop := context.WithTimeout(ctx, m.cfg.CallTimeout)
-	defer stop()
-	e, err := m.hold(ctx, Ref{TID: d.e.tid})
-	if err != nil {
-		return
-	}
-	defer e.turn.give()
-	if err := m.reopen(ctx, e, d.lun); err != nil {
-		m.log.Debug("a volume still cannot be opened", "target", e.name, "lun", d.lun, "error", err)
-		return
-	}
-	m.log.Info("a volume could be opened after all", "target", e.name, "lun", d.lun)
-	m.hub.publish(Event{Kind: LUNChanged, Target: e.name, LUN: int(d.lun), Detail: "its volume could be opened", Caller: CallerOf(ctx).String()})
-}
-
-// reopen opens the volume of a LUN that is there without it.
-func (m *Manager) reopen(ctx context.Context, e *entry, lun uint16) error {
-	if !m.faulty(e, lun) {
-		return nil
-	}
-	t := m.specOf(e)
-	i, there := place(&t, lun)
-	if !there {
-		return noLUN(e, lun)
-	}
-	l := t.LUNs[i].Clone()
-	if m.opened(&l) {
-		return m.rejoin(ctx, e, &l)
-	}
-	return m.swapLUN(ctx, e, &t, &l, &l)
-}
-
-// opened reports whether another LUN has the volume open.
-func (m *Manager) opened(l *spec.LUN) bool {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return slices.ContainsFunc(m.volumes[m.volumeKey(l.Volume)], func(o *disk) bool { return o.there && !o.faulty })
-}
-
-// rejoin makes a LUN that is there without its volume a further way to the logical unit that has it by now.
-func (m *Manager) rejoin(ctx context.Context, e *entry, l *spec.LUN) error {
-	if err := e.live.RemoveLUN(ctx, l.Number, true); err != nil {
-		return coded(err, Internal)
-	}
-	p, err := m.prepare(ctx, e, e.live, l, true)
-	if err != nil {
-		p, again := m.prepareFaulty(e, e.live, l, err)
-		if again != nil {
-			return again
-		}
-		p.commit()
-		return err
-	}
-	p.commit()
-	m.fault(e, l.Number, "")
-	return nil
 }

@@ -74,6 +74,9 @@ func (m *Manager) AddLUN(ctx context.Context, ref Ref, l spec.LUN, force bool) (
 			}
 		}
 		p, err := m.prepare(ctx, e, e.live, &l, force)
+		if err != nil && survives(ctx, &l, err, false) {
+			p, err = m.prepareFaulty(e, e.live, &l, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -135,7 +138,7 @@ func (m *Manager) RemoveLUN(ctx context.Context, ref Ref, lun uint16, force bool
 		}
 		m.release(e.disks[lun])
 		delete(e.disks, lun)
-		m.fault(e, lun, "")
+		m.fault(e, lun, nil)
 		m.publish(e, t, nil, nil)
 		return nil
 	})
@@ -153,20 +156,6 @@ func commands(e *entry, lun uint16) int {
 		}
 	}
 	return 0
-}
-
-// fault sets why the volume of a LUN could not be opened; empty: it is open, or gone.
-func (m *Manager) fault(e *entry, lun uint16, why string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if why == "" {
-		delete(e.faults, lun)
-		return
-	}
-	if e.faults == nil {
-		e.faults = map[uint16]string{}
-	}
-	e.faults[lun] = why
 }
 
 // EditLUN is Service's.
@@ -194,7 +183,7 @@ func (m *Manager) EditLUN(ctx context.Context, ref Ref, lun uint16, edit func(*s
 		}
 		t.LUNs[i] = next
 		if next.Volume != cur.Volume || m.faulty(e, lun) && !next.Offline {
-			return m.swapLUN(ctx, e, t, &cur, &next)
+			return m.swapLUN(ctx, e, t, &cur, &next, &swap{})
 		}
 		all, err := m.alike(e, t, lun, func(o *entry, l *spec.LUN) error {
 			follow(l, &cur, &next)
@@ -256,12 +245,19 @@ func (m *Manager) restore(e *entry, l *spec.LUN) {
 	}
 }
 
+// A swap says how a LUN gets a volume.
+type swap struct {
+	opened   backstore.Store // the volume, where it is open already; swapLUN owns it from then on
+	takeOver bool            // shut out who has it, and take it away from under the LUN's initiators
+}
+
 // swapLUN gives a LUN another volume, or the same one anew.
-func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, next *spec.LUN) error {
-	if !cur.Offline && !next.Offline && cur.Volume != "" && !m.faulty(e, cur.Number) {
+func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, next *spec.LUN, how *swap) error {
+	if !how.takeOver && !cur.Offline && !next.Offline && cur.Volume != "" && !m.faulty(e, cur.Number) {
 		return &Error{Code: Invalid, Text: fmt.Sprintf("target %s LUN %d is online", e.name, cur.Number), Hint: "take it offline to give it another volume"}
 	}
 	if others := m.ways(e, cur.Number); len(others) != 0 {
+		m.closeStore(e.disks[cur.Number], how.opened)
 		return &Error{Code: Unsupported, Text: fmt.Sprintf("target %s LUN %d: its disk, which is to have another volume, is %s, too", e.name, cur.Number, others[0]),
 			Hint: "remove it there, and add it anew afterwards"}
 	}
@@ -276,7 +272,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 		}
 	}()
 	d := &disk{e: e, lun: next.Number, identity: next.Identity}
-	var st backstore.Store
+	st := how.opened
 	if next.Volume != "" {
 		u, err := backstore.ParseURI(next.Volume)
 		if err != nil {
@@ -289,13 +285,14 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 			m.release(d)
 			err = &Error{Code: Unsupported, Text: fmt.Sprintf("%s: the volume is %s's already", d, other), Hint: "remove the LUN and add it anew"}
 		}
-		if err == nil {
-			if st, err = m.openVolume(ctx, u, d, next); err != nil {
+		if err == nil && st == nil {
+			if st, err = m.openVolume(ctx, u, d, next, how.takeOver); err != nil {
 				m.release(d)
 				err = &Error{Code: OpenFailed, Err: fmt.Errorf("%s: %s: %w", d, shown(next.Volume), err)}
 			}
 		}
 		if err != nil {
+			m.closeStore(d, how.opened)
 			m.reclaim(e.disks[d.lun])
 			return err
 		}
@@ -305,7 +302,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 	if !cur.Offline {
 		off := *cur
 		off.Offline = true
-		if err := m.updateLUN(ctx, e, &off, false); err != nil {
+		if err := m.updateLUN(ctx, e, &off, how.takeOver); err != nil {
 			m.closeStore(d, st)
 			undo()
 			return err
@@ -331,7 +328,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 	d.there = true
 	m.mu.Unlock()
 	e.disks[d.lun] = d
-	m.fault(e, d.lun, "")
+	m.fault(e, d.lun, nil)
 	m.restore(e, next)
 	m.publish(e, t, nil, nil)
 	return nil

@@ -63,7 +63,8 @@ type entry struct {
 	spec *spec.Target // without Auth; never changed, only replaced; nil: being made, or gone
 	live *target.Target
 
-	faults map[uint16]string // LUNs whose volume could not be opened, and why
+	faults  map[uint16]string // LUNs whose volume could not be opened, and why
+	retries map[uint16]*retry // of these
 
 	disks map[uint16]*disk // of the turn's holder; by LUN
 
@@ -88,6 +89,10 @@ func New(cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m.srv = srv
+	if cfg.RetryVolumes > 0 {
+		m.work.Add(1)
+		go m.retryVolumes()
+	}
 	return m, nil
 }
 

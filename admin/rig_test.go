@@ -155,3 +155,10 @@ func volume(t *testing.T, name string) string {
 	}
 	return "file://" + path
 }
+
+// retryAll tries every volume once that could not be opened.
+func (r *rig) retryAll() {
+	for _, d := range r.dueVolumes(time.Now().Add(time.Hour), 1000) {
+		r.retryVolume(r.ctx(), d)
+	}
+}

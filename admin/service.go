@@ -81,6 +81,11 @@ type Service interface {
 	// unless force. It returns the new size.
 	ResizeLUN(ctx context.Context, ref Ref, lun uint16, size int64, force bool) (int64, error)
 
+	// TakeOverLUN shuts out whoever else has the LUN's volume open: of a LUN that is there without its volume, or from which somebody else has taken it,
+	// the volume is opened anew for that; of one that has it open the store is told to. Unsupported where the engine cannot promise that
+	// nothing of theirs is applied any more.
+	TakeOverLUN(ctx context.Context, ref Ref, lun uint16) error
+
 	// Accounts: removing one that is bound unbinds it everywhere.
 	AddAccount(ctx context.Context, a spec.Account) error
 	SetSecret(ctx context.Context, name, secret string) error
@@ -116,7 +121,10 @@ type Service interface {
 type ApplyOptions struct {
 	DryRun bool
 	Force  bool // may end sessions, replace volumes that initiators see, and shrink
-	Keep   bool // leaves targets, portals and accounts alone that the document does not have
+	// Away is what LUNs do that are new, and say nothing about it, with a volume that cannot be opened (spec.LUN.Away). With "offline" the
+	// volumes of all that are new are opened beside each other.
+	Away string
+	Keep bool // leaves targets, portals and accounts alone that the document does not have
 }
 
 // A Step is one change of Apply, for people and scripts.

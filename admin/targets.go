@@ -138,7 +138,7 @@ func (m *Manager) make(ctx context.Context, e *entry, t *spec.Target, loading bo
 	for i := range t.LUNs {
 		l := &t.LUNs[i]
 		p, err := m.prepare(ctx, e, live, l, false)
-		if err != nil && loading && CodeOf(err) == OpenFailed {
+		if err != nil && survives(ctx, l, err, loading) {
 			p, err = m.prepareFaulty(e, live, l, err)
 		}
 		if err != nil {
@@ -373,7 +373,7 @@ func (m *Manager) unpublish(e *entry) {
 	for _, d := range e.disks {
 		d.there = false
 	}
-	e.spec, e.faults = nil, nil
+	e.spec, e.faults, e.retries = nil, nil, nil
 }
 
 // DrainTarget is Service's.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/backstore"
@@ -44,11 +45,15 @@ func (m *Manager) volumeKey(volume string) string {
 
 // diskConfig says in the server's words what l is.
 func (m *Manager) diskConfig(e *entry, l *spec.LUN) scsi.DiskConfig {
-	cfg := scsi.DiskConfig{Vendor: l.Vendor, Product: l.Product, Revision: l.Revision, Serial: l.Serial, Identity: l.Identity,
+	cfg := scsi.DiskConfig{Away: m.faulty(e, l.Number) && !l.Offline, Vendor: l.Vendor, Product: l.Product, Revision: l.Revision, Serial: l.Serial, Identity: l.Identity,
 		LogicalBlock: l.BlockSize, PhysicalBlock: l.PhysicalBlock, ReadOnly: l.ReadOnly && l.Tgt == nil, Removable: l.Removable,
 		Thin: l.Thin, WriteCache: l.WriteCache, DescriptorSense: l.DescriptorSense, ModePages: l.ModePages,
 		RotationRate: l.RotationRate, LowestAligned: l.LowestAligned, OptimalGranularity: l.OptimalGranularity, OptimalLength: l.OptimalLength,
+		Timeout: time.Duration(l.Timeout) * time.Second,
 		NoUnmap: l.NoUnmap, NoWriteSame: l.NoWriteSame, NoCompareAndWrite: l.NoCompareAndWrite}
+	if l.OnTimeout == spec.TimeoutError {
+		cfg.OnTimeout = scsi.TimeoutError
+	}
 	if l.TgtNaming {
 		cfg.TgtNaming, cfg.TID, cfg.SCSIID = true, e.tid, l.SCSIID
 		if cfg.Identity == "" {
@@ -151,14 +156,14 @@ func (p *pending) open(ctx context.Context, u *backstore.URI, l *spec.LUN, force
 	var own string
 	if u != nil {
 		var err error
-		if st, err = p.m.openVolume(ctx, u, p.d, l); err != nil {
+		if st, err = p.m.openVolume(ctx, u, p.d, l, false); err != nil {
 			return &Error{Code: OpenFailed, Err: fmt.Errorf("%s: %s: %w", p.d, shown(l.Volume), err)}
 		}
 		own, p.d.store = st.Info().Identity, st
 	}
 	if l.Identity == "" && !l.TgtNaming {
 		// The volume's own name is saved, too: the disk is still the same one when the volume cannot be opened.
-		l.Identity = cmp.Or(own, p.passingName(), rand.Text())
+		l.Identity = cmp.Or(own, p.passingName(p.d.key), rand.Text())
 	}
 	p.d.identity = l.Identity
 	cfg := p.m.diskConfig(p.d.e, l)
@@ -171,14 +176,14 @@ func (p *pending) open(ctx context.Context, u *backstore.URI, l *spec.LUN, force
 // world (RFC 7143 §4.2.7), and what it calls a LUN stays the same disk as long as the command line does. Where nothing is saved a file may
 // say the same in the next run, and another volume behind that LUN in this one: there the volume's name is part of the disk's. Empty: it
 // can be saved, or there is no telling, as with new memory.
-func (p *pending) passingName() string {
+func (p *pending) passingName(key string) string {
 	switch {
-	case p.d.key == "":
+	case key == "":
 		return ""
 	case p.d.e.passing:
 		return fmt.Sprintf("%s/%d", p.d.e.norm, p.d.lun)
 	case p.m.cfg.State == nil:
-		return fmt.Sprintf("%s/%d/%s", p.d.e.norm, p.d.lun, shortHash(p.d.key))
+		return fmt.Sprintf("%s/%d/%s", p.d.e.norm, p.d.lun, shortHash(key))
 	}
 	return ""
 }
@@ -191,11 +196,14 @@ func shortHash(key string) string {
 
 // openVolume opens what stands behind a LUN. A disk of tgt's faces may become writable at any time, whatever it is now: its volume is opened
 // for that, unless its URI says otherwise.
-func (m *Manager) openVolume(ctx context.Context, u *backstore.URI, d *disk, l *spec.LUN) (backstore.Store, error) {
+func (m *Manager) openVolume(ctx context.Context, u *backstore.URI, d *disk, l *spec.LUN, takeOver bool) (backstore.Store, error) {
+	if st, err, begun := takeAhead(ctx, d, l.Volume); begun {
+		return st, err
+	}
 	warn := func(line string) { m.log.Warn(line, "target", d.e.name, "lun", d.lun) }
 	ctx, cancel := context.WithTimeoutCause(ctx, m.cfg.OpenTimeout, fmt.Errorf("not open within %v", m.cfg.OpenTimeout))
 	defer cancel()
-	st, err := m.cfg.Registry.Open(ctx, u, backstore.Options{ReadOnly: l.ReadOnly && l.Tgt == nil, Warn: warn})
+	st, err := m.cfg.Registry.Open(ctx, u, backstore.Options{ReadOnly: l.ReadOnly && l.Tgt == nil, TakeOver: takeOver, Warn: warn})
 	if err == nil && m.cfg.Wrap != nil {
 		st = m.cfg.Wrap(d.e.norm, d.lun, st)
 	}
@@ -268,6 +276,9 @@ func (p *pending) commit() {
 func (p *pending) abort() {
 	ctx, cancel := context.WithTimeout(context.Background(), p.m.cfg.CloseTimeout)
 	defer cancel()
+	if p.d.faulty {
+		p.m.fault(p.d.e, p.d.lun, nil)
+	}
 	if err := p.put.Abort(ctx); err != nil {
 		p.m.log.Warn("a volume that was not to be used after all could not be closed in order", "target", p.d.e.name, "lun", p.d.lun, "error", err)
 	}

@@ -68,7 +68,7 @@ func (m *Manager) yield(ctx context.Context, w *volumeWork, d *disk) error {
 		m.mu.Unlock()
 		return coded(err, Invalid)
 	}
-	m.fault(e, d.lun, fmt.Sprintf("%s: %s", w.holds[0].n, w))
+	m.fault(e, d.lun, &Error{Code: VolumeBusy, Text: fmt.Sprintf("%s: %s", w.holds[0].n, w)})
 	e.disks[d.lun] = &disk{e: e, lun: d.lun, faulty: true}
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.CloseTimeout)
 	defer cancel()
@@ -86,7 +86,7 @@ func (m *Manager) yield(ctx context.Context, w *volumeWork, d *disk) error {
 func (m *Manager) giveBack(ctx context.Context, w *volumeWork) {
 	for _, d := range w.yielded {
 		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.CallTimeout)
-		err := m.reopenYielded(ctx, d)
+		err := m.reopen(ctx, &disk{e: d.e, lun: d.lun, faulty: true})
 		done()
 		switch code := CodeOf(err); {
 		case err == nil, code == NoTarget, code == NoLUN:
@@ -94,15 +94,6 @@ func (m *Manager) giveBack(ctx context.Context, w *volumeWork) {
 			m.log.Warn("the volume of a LUN cannot be opened again; it is tried again", "target", d.e.name, "lun", d.lun, "error", err)
 		}
 	}
-}
-
-func (m *Manager) reopenYielded(ctx context.Context, d *disk) error {
-	e, give, err := m.holdDisk(ctx, Ref{TID: d.e.tid}, d.lun)
-	if err != nil {
-		return err
-	}
-	defer give()
-	return m.reopen(ctx, e, d.lun)
 }
 
 // forItself is volumeWork for what wants its first volume for itself, from LUNs that are offline if need be.

@@ -26,9 +26,13 @@ type Host interface {
 	// Complete takes a store request that ended, from any goroutine, and lets the loop
 	// hand it to Completed. It is what the LU gives to the store as Request.C.
 	backstore.Completer
-	// Done is told, on the loop, that a command which was Pending has ended: from within Completed, Kick
-	// or SetOffline, never from within Prepare, Execute, Abort or Reset.
+	// Done is told, on the loop, that a command which was Pending has ended: from within Completed, Kick,
+	// Overdue or SetOffline, never from within Prepare, Execute, Abort or Reset.
 	Done(c *Command)
+	// TimedOut is told, on the loop and from within Overdue, that c, which is Pending and stays so until Done, has had its time: the
+	// result is set when Overdue returns, and is to be answered then. As after Abort its memory stays pinned. False: it
+	// cannot be answered yet; nothing has changed.
+	TimedOut(c *Command) bool
 	// AbortNexus aborts, by Abort, the commands of a nexus at its LU but one, whatever they wait for, and returns how many: what
 	// PREEMPT AND ABORT asks for. With tell each is answered TASK ABORTED (TAS is 1), without it none is. It is called
 	// on the loop, from within Execute or Completed.
@@ -104,6 +108,7 @@ type Command struct {
 	step    step // what the request in req is doing
 	state   cmdState
 	yielded bool   // atStore, but it is the loop that has it: see LU.yield
+	late    bool   // Overdue has counted it
 	off     int64  // bytes of the (aligned) transfer that are finished
 	job     job    // the work of a command that is more than one transfer; nil for READ and WRITE
 	bounce  []byte // the aligned cover of the transfer, where Buf itself will not do
@@ -114,6 +119,7 @@ type Command struct {
 
 	own      []byte // memory for Data that is not Buf
 	senseBuf [sense.MaxLen]byte
+	since    uint32 // when Overdue first saw it, or its request, in lateUnits; 0: not yet
 }
 
 // keepOwn is how much memory for parameter data a pooled Command may keep.
@@ -125,7 +131,7 @@ func (c *Command) reset(lu *LU) {
 	c.In, c.Out, c.Length = 0, 0, 0
 	c.Status, c.Sense, c.Data = sam.Good, nil, nil
 	c.flags, c.plan, c.state, c.off, c.slot, c.span, c.epoch = 0, 0, idle, 0, noSlot, span{}, lu.epoch
-	c.bounce, c.job, c.yielded = nil, nil, false
+	c.bounce, c.job, c.yielded, c.since, c.late = nil, nil, false, 0, false
 }
 
 // buffer returns n zero bytes of the Command's own memory.

@@ -8,6 +8,7 @@ type DiskInfo struct {
 	Size           int64 // bytes; 0 without a medium
 	BlockSize      int   // logical, bytes; 0 for a controller
 	Online         bool  // there is a medium and it may be used
+	Fenced         bool  // somebody else has taken the volume over
 	Failed         bool  // the store refuses writes until it is opened anew, or a fault took the unit offline
 	PreventRemoval bool  // some nexus prevents medium removal
 	SWP            bool  // software write protect (control mode page)
@@ -27,7 +28,7 @@ func (lu *LU) Describe() DiskInfo {
 	id := &lu.id
 	d := DiskInfo{
 		Controller: lu.device == deviceController, BlockSize: int(lu.blockSize), Online: !lu.unready,
-		Failed: lu.failed || lu.offline != "", PreventRemoval: lu.prevents != 0, SWP: lu.modes.protect, ReadOnly: lu.readOnly, Removable: lu.removable,
+		Fenced: lu.fenced, Failed: lu.fenced || lu.failed || lu.offline != "", PreventRemoval: lu.prevents != 0, SWP: lu.modes.protect, ReadOnly: lu.readOnly, Removable: lu.removable,
 		Thin: lu.unmap, WriteCache: lu.info.Has(backstore.CapFlush) && !lu.modes.writeThrough,
 		Vendor: id.Vendor, Product: id.Product, Revision: id.Revision, Serial: id.Serial, SCSIID: id.scsiID, Identity: id.volume, NAA: id.NAA,
 	}

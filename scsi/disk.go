@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
@@ -28,7 +29,9 @@ type DiskConfig struct {
 	LogicalBlock  int // bytes, a power of two from 512 to 64 KiB; 512
 	PhysicalBlock int // bytes, a power of two, LogicalBlock or more; the larger of 4096, LogicalBlock and the store's
 	ReadOnly      bool
-	Removable     bool // a disk without a store is, whatever this says
+	Removable     bool // a disk without a store is, whatever this says, unless Away
+	// Away: where there is no store, one is expected: commands that need it are told that the unit becomes ready, rather than that there is no medium.
+	Away bool
 
 	// Thin false makes the disk fully provisioned, as NoUnmap does. True changes nothing: a disk is thin where its store can give
 	// blocks back, and one that said so without it would lie to file systems that wait for the room.
@@ -63,6 +66,10 @@ type DiskConfig struct {
 
 	// Functions are the task management functions that the host carries out; all but TASK REASSIGN.
 	Functions []sam.TMF
+
+	// Timeout is how long a command may wait for the store, and OnTimeout what then becomes of it; 0: DefaultTimeout.
+	Timeout   time.Duration
+	OnTimeout TimeoutPolicy
 
 	MaxWriteSame int64 // bytes of one WRITE SAME; DefaultMaxWriteSame
 

@@ -74,8 +74,13 @@ func (lu *LU) failStore(c *Command) {
 	c.fail(d)
 }
 
-// noteFailure remembers that r could not make something durable: the store is then failed until it is opened anew.
+// noteFailure remembers that r could not make something durable: the store is then failed until it is opened anew. Likewise that the opener has been
+// shut out, which nothing but another store ends: who has the volume now is to keep it.
 func (lu *LU) noteFailure(r *backstore.Request) {
+	if r.Err != nil && backstore.ClassOf(r.Err) == backstore.ClassFenced && !lu.fenced {
+		lu.fenced = true
+		lu.readyChanged()
+	}
 	if r.Err != nil && backstore.ClassOf(r.Err) == backstore.ClassMedium && (r.Op == backstore.Flush || r.Op != backstore.Read && r.Flags&backstore.FUA != 0) {
 		lu.failed = true
 	}

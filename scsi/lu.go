@@ -28,10 +28,11 @@ type LU struct {
 	passing   bool // the volatile cache is about to be turned off: see WriteThrough
 	through   bool // a write is durable when it ends: modes.writeThrough, or passing
 
-	unready  bool   // commands that need the medium end NOT READY: one of the next three
+	unready  bool   // commands that need the medium end NOT READY: one of the next four
 	offline  string // why the LU was taken offline for good; empty: it was not
 	unloaded bool   // there is no medium, or SetOnline took it away
 	ejected  bool   // START STOP UNIT has ejected it
+	fenced   bool   // somebody else has taken the store's volume over
 	failed   bool   // the store has refused to make something durable
 	prevents int    // nexuses that prevent medium removal
 
@@ -48,6 +49,7 @@ type LU struct {
 	nexuses []*NexusLU
 	pending []*Command // in no order; those in doubt included
 	doubts  int        // commands aborted with a request still at the store
+	late    Lateness
 	index   rangeIndex
 	flight  int // requests at the store
 	ready   queue

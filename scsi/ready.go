@@ -56,7 +56,7 @@ func (lu *LU) mayBeOnline(online, force bool) error {
 func (lu *LU) readyChanged() { lu.unready = lu.gone() || lu.ejected }
 
 // gone: it takes more than an initiator to make the medium ready.
-func (lu *LU) gone() bool { return lu.offline != "" || lu.unloaded }
+func (lu *LU) gone() bool { return lu.offline != "" || lu.unloaded || lu.fenced }
 
 // notReady ends c if the medium cannot be used. After a fault that takes manual intervention: initiators then report the failure, or
 // fail over, instead of trying again for minutes.
@@ -71,6 +71,13 @@ func (lu *LU) notReady(c *Command) bool {
 func (lu *LU) unreadyCode() sense.Code {
 	if lu.offline != "" {
 		return sense.ManualInterventionRequired
+	}
+	switch {
+	case lu.unloaded && lu.store == nil && lu.cfg.Away:
+		return sense.BecomingReady
+	case lu.unloaded:
+	case lu.fenced:
+		return sense.UnavailableState
 	}
 	return sense.MediumNotPresent
 }

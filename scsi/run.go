@@ -167,7 +167,7 @@ var errNoOutcome = &backstore.Error{Class: backstore.ClassInternal, Op: "submit"
 func (lu *LU) submitted(c *Command) {
 	lu.flight++
 	lu.unkick = lu.kicker != nil
-	c.state = atStore
+	c.state, c.since, c.late = atStore, 0, false
 }
 
 // nextRequest makes c's request that of its next step; false: no step is left.
@@ -397,24 +397,29 @@ func (lu *LU) Abort(c *Command) (ended bool) {
 		lu.untrack(c)
 		ended = true
 	case atStore:
-		lu.set.leave(c)
-		c.state = inDoubt
-		lu.doubts++
-		if c.Nexus != nil {
-			c.Nexus.pending--
-		}
-		if c.span.kind == writeSpan {
-			lu.index.doubt(c)
-		} else {
-			lu.release(c) // nobody will look at what is read: what comes may write there
-		}
-		if lu.canceler != nil && !c.yielded {
-			// A hint: if it is taken, Complete follows and the end comes the usual way.
-			lu.canceler.Cancel(&c.req)
-		}
+		lu.doubt(c)
 	}
 	if lu.ready.head != nil || lu.set.parked != 0 {
 		lu.wakeUp()
 	}
 	return ended
+}
+
+// doubt leaves c, whose nexus waits for it no more, to the store, which has it.
+func (lu *LU) doubt(c *Command) {
+	lu.set.leave(c)
+	c.state = inDoubt
+	lu.doubts++
+	if c.Nexus != nil {
+		c.Nexus.pending--
+	}
+	if c.span.kind == writeSpan {
+		lu.index.doubt(c)
+	} else {
+		lu.release(c) // nobody will look at what is read: what comes may write there
+	}
+	if lu.canceler != nil && !c.yielded {
+		// A hint: if it is taken, Complete follows and the end comes the usual way.
+		lu.canceler.Cancel(&c.req)
+	}
 }

@@ -99,7 +99,7 @@ func newShape(cfg *DiskConfig, info *backstore.Info, loaded bool) (*shape, error
 	if sh.id, sh.naa, err = newIdentity(cfg, info.Identity); err != nil {
 		return nil, err
 	}
-	sh.readOnly, sh.removable = cfg.ReadOnly || info.ReadOnly, cfg.Removable || !loaded
+	sh.readOnly, sh.removable = cfg.ReadOnly || info.ReadOnly, cfg.Removable || !loaded && !cfg.Away
 	sh.maxBlocks, sh.maxFlight, sh.maxQueue = uint32(maxTransfer/int64(logical)), max(info.MaxInFlight, 1), queue
 	switch {
 	case info.Has(backstore.CapFUA):

@@ -167,6 +167,17 @@ type testHost struct {
 	ended  []*Command
 	onDone func(*Command)
 	lu     *LU
+
+	timedOut []*Command // told of
+	deaf     bool       // and cannot answer
+}
+
+// TimedOut notes it.
+func (h *testHost) TimedOut(c *Command) bool {
+	if !h.deaf {
+		h.timedOut = append(h.timedOut, c)
+	}
+	return !h.deaf
 }
 
 // AbortNexus aborts what the LU has of a nexus.

@@ -190,7 +190,7 @@ func (lu *LU) SetMedium(m *Medium) {
 	lu.telling(func() {
 		lu.shape = *m.sh
 		lu.setStore(m.st)
-		lu.failed = false
+		lu.failed, lu.fenced = false, false
 		lu.epoch++
 		lu.medium = lu.epoch
 		lu.modesChanged()

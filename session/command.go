@@ -144,7 +144,7 @@ func (s *Session) Completed(t *Task, r Result, acts []Action) []Action {
 	if t.state == taskGone {
 		return acts // aborted: not answered (§11.5.1)
 	}
-	if t.unsol || t.r2tCount != 0 {
+	if t.Expecting() {
 		// §11.4: with data still expected the response waits for the F bit of the last sequence.
 		t.result = r
 		t.result.Sense = append([]byte(nil), r.Sense...)
@@ -156,6 +156,9 @@ func (s *Session) Completed(t *Task, r Result, acts []Action) []Action {
 	}
 	return s.respond(t, &r, acts)
 }
+
+// Expecting reports whether data of t is still to come, so that Completed would have Held true.
+func (t *Task) Expecting() bool { return t.unsol || t.r2tCount != 0 }
 
 // Held reports whether the session keeps t after Completed.
 func (t *Task) Held() bool { return t.state == taskDraining }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/lunar-iscsi/lunar/scsi"
 	"github.com/lunar-iscsi/lunar/session"
 	"github.com/lunar-iscsi/lunar/session/login"
 )
@@ -65,6 +66,7 @@ type LUNInfo struct {
 	Size           int64 // bytes; 0 without a medium
 	BlockSize      int   // logical, bytes
 	Online         bool  // there is a medium and it may be used
+	Fenced         bool  // somebody else has taken the volume over; it is Failed, too
 	Failed         bool  // the store refuses writes until it is opened anew, or a fault took the unit offline
 	PreventRemoval bool  // some nexus prevents medium removal
 	SWP            bool  // software write protect (control mode page)
@@ -81,6 +83,9 @@ type LUNInfo struct {
 	ReadLatency  Histogram
 	WriteLatency Histogram
 	Queued       int // commands begun and not ended, of all sessions
+	InDoubt      int // commands that were aborted or answered and that the store still has
+	// Late are those that have waited for longer than scsi.DiskConfig.Timeout, as of the last second.
+	Late scsi.Lateness
 }
 
 // A Histogram counts how long commands took, from their arrival to their status, by the clock of the loop: a command that ends in the

@@ -122,6 +122,7 @@ func (t *Target) disksLocked() []LUNInfo {
 func (u *unit) info() LUNInfo {
 	d := u.lu.Describe()
 	return LUNInfo{Controller: d.Controller, Size: d.Size, BlockSize: d.BlockSize, Online: d.Online, Failed: d.Failed, PreventRemoval: d.PreventRemoval, SWP: d.SWP,
+		Fenced: d.Fenced, InDoubt: u.lu.InDoubt(), Late: u.lu.Late(),
 		ReadOnly: d.ReadOnly, Thin: d.Thin, WriteCache: d.WriteCache, Identity: d.Identity, NAA: d.NAA, Serial: d.Serial}
 }
 

@@ -80,6 +80,7 @@ type loop struct {
 	inRec      *record              // whose command that is
 	draining   bool                 // nobody is let in any more
 	leaving    bool                 // its last target was removed: it takes no other
+	late       evloop.Timer         // set while commands are pending: see lookLate
 	closings   int                  // calls of closeUnit under way or to come
 	quiet      chan struct{}        // closed when there are neither any more, if somebody waits for that
 	past       session.Counters     // of targets that are no more
@@ -99,6 +100,7 @@ func (s *Server) newLoop(name string) (*loop, error) {
 	}
 	ev.Lock()
 	l.ev = ev
+	l.late.F = l.lookLate
 	l.pool = evloop.NewPool(ev, s.budget, 0)
 	l.tasks.NewRef = func(t *session.Task) any { return &record{task: t} }
 	l.tasks.ClearRef = func(ref any) { ref.(*record).clear() }

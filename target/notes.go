@@ -22,6 +22,7 @@ const (
 	noteDropped
 	noteDamaged
 	noteFault
+	noteLate
 	noteKinds
 )
 

@@ -30,6 +30,7 @@ type record struct {
 	kind    commandKind  // what it is counted as
 	began   int64        // when it came
 	aborted bool
+	late    lateness
 }
 
 // takeActs lends the slice that actions are gathered in. A second borrower, while perform runs, gets none and makes
@@ -227,6 +228,9 @@ func (l *loop) submit(r *record) scsi.Outcome {
 // wait leaves a command to its logical unit.
 func (l *loop) wait(r *record, acts []session.Action) []session.Action {
 	r.pending = true
+	if !l.late.Set() {
+		l.ev.SetTimer(&l.late, l.ev.Now()+int64(lateEvery))
+	}
 	r.conn.se.s.Executing(r.task)
 	l.wantKick(r.ln.unit)
 	return acts
@@ -241,6 +245,10 @@ func (l *loop) wantKick(u *unit) {
 
 // ended takes a command that its logical unit has finished after all.
 func (l *loop) ended(r *record) {
+	if r.late == lateUnanswered {
+		l.answerLate(r)
+		return
+	}
 	r.pending = false
 	l.wantKick(r.ln.unit)
 	acts := l.takeActs()
@@ -258,6 +266,12 @@ func (l *loop) ended(r *record) {
 
 // complete answers a command that has ended.
 func (l *loop) complete(r *record, acts []session.Action) []session.Action {
+	res := l.result(r)
+	return l.respond(r, res, acts)
+}
+
+// result is what the initiator is told of a command that has ended.
+func (l *loop) result(r *record) session.Result {
 	cmd := &r.cmd
 	if tr := l.s.cfg.Trace.SCSI; tr != nil {
 		tr(r.conn.name, fmt.Sprintf("lun=%v cdb=% x -> %v %x", r.task.LUN, r.task.CDB, cmd.Status, cmd.Sense))
@@ -272,7 +286,7 @@ func (l *loop) complete(r *record, acts []session.Action) []session.Action {
 	if cmd.Status == sam.Good {
 		res.Data = cmd.Data
 	}
-	return l.respond(r, res, acts)
+	return res
 }
 
 func (l *loop) taskSetFull(r *record, acts []session.Action) []session.Action {
@@ -284,23 +298,27 @@ func (l *loop) taskSetFull(r *record, acts []session.Action) []session.Action {
 // respond hands a result to the session and puts what it sends into the stream at once, since the data lies in
 // memory of the command.
 func (l *loop) respond(r *record, res session.Result, acts []session.Action) []session.Action {
-	c, t := r.conn, r.task
-	from := len(acts)
-	l.commandEnded(r, &res)
-	acts = c.se.s.Completed(t, res, acts)
+	acts = l.tell(r, &res, acts)
+	if r.task.Held() {
+		l.giveBuf(r) // the task stays with the session until the last of its data has come
+		return acts
+	}
+	l.free(r)
+	return acts
+}
+
+// tell hands a result to the session and puts what it sends into the stream.
+func (l *loop) tell(r *record, res *session.Result, acts []session.Action) []session.Action {
+	c, from := r.conn, len(acts)
+	l.commandEnded(r, res)
+	acts = c.se.s.Completed(r.task, *res, acts)
 	for i := from; i < len(acts); i++ {
 		if acts[i].Kind == session.Send {
 			l.formatSense(&acts[i])
 		}
 		c.queue(&acts[i], r)
 	}
-	acts = acts[:from]
-	if t.Held() {
-		l.giveBuf(r) // the task stays with the session until the last of its data has come
-		return acts
-	}
-	l.free(r)
-	return acts
+	return acts[:from]
 }
 
 // giveBuf gives back a record's buffer, or leaves that to the connection that is receiving into it.
@@ -338,7 +356,7 @@ func (l *loop) free(r *record) {
 
 // clear makes r ready for its next use.
 func (r *record) clear() {
-	r.conn, r.ln, r.tmf, r.aborted, r.pending, r.place, r.placeIn = nil, nil, nil, false, false, nil, nil
+	r.conn, r.ln, r.tmf, r.aborted, r.pending, r.late, r.place, r.placeIn = nil, nil, nil, false, false, notLate, nil, nil
 	r.cmd.Buf, r.cmd.Data = nil, nil
 }
 
@@ -347,6 +365,10 @@ func (r *record) clear() {
 func (l *loop) abort(r *record, m *session.TMF, acts []session.Action) []session.Action {
 	r.aborted = true
 	l.commandAborted(r)
+	if r.late == lateUnanswered {
+		r.late = lateAnswered // it is not, and will not be
+		l.forgetDone(r)
+	}
 	if r.pending {
 		lu := r.ln.lu
 		ended := false
@@ -365,9 +387,7 @@ func (l *loop) abort(r *record, m *session.TMF, acts []session.Action) []session
 			return acts
 		}
 		r.pending = false
-		if i := slices.Index(l.done, r); i >= 0 {
-			l.done[i] = nil // it had ended, and its turn to be answered will not come
-		}
+		l.forgetDone(r) // it may have ended, and its turn to be answered will not come
 	} else {
 		l.unwait(r)
 		l.guard(r.ln.lu, func() { r.ln.lu.Abort(&r.cmd) })
@@ -377,6 +397,13 @@ func (l *loop) abort(r *record, m *session.TMF, acts []session.Action) []session
 	}
 	l.free(r)
 	return acts
+}
+
+// forgetDone takes r out of those that are to be dealt with.
+func (l *loop) forgetDone(r *record) {
+	if i := slices.Index(l.done, r); i >= 0 {
+		l.done[i] = nil
+	}
 }
 
 // unwait takes r off its connection's list of reads that wait for room.

@@ -60,6 +60,7 @@ type unit struct {
 	share      evloop.Share    // of the budget: what its store has, and what waits for that
 	change     turn            // of who changes store or size
 	swap       *PendingSwap    // which has the turn, or nil
+	waiting    waiting
 }
 
 // AddTarget makes a target and opens it for logins. name is an iSCSI name (RFC 7143 §4.2.7), or as TargetConfig.AnyName says.

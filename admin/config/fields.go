@@ -88,7 +88,7 @@ func unitOf(key string) unit {
 	switch key[strings.LastIndexByte(key, '.')+1:] {
 	case "block-size", "physical-block":
 		return bytesUnit
-	case "nop-interval":
+	case "nop-interval", "timeout":
 		return secondsUnit
 	}
 	return 0

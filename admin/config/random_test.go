@@ -92,6 +92,7 @@ func randomDocument(r *rand.Rand) spec.Document {
 				ReadOnly: yes(), Removable: yes(), DescriptorSense: yes(), RotationRate: number(9), LowestAligned: number(9), OptimalGranularity: number(9), OptimalLength: number(9),
 				NoUnmap: yes(), NoWriteSame: yes(), NoCompareAndWrite: yes()}
 			maybe(func() { l.Volume = "file:///srv/a%20b?size=1G&x=" + url.PathEscape(text(9)) })
+			maybe(func() { l.Timeout, l.OnTimeout, l.Away = 1+number(9), "error", "offline" })
 			maybe(func() { l.BlockSize, l.PhysicalBlock = 4096, 8192 })
 			maybe(func() { v := yes(); l.Thin = &v })
 			maybe(func() { v := yes(); l.WriteCache = &v })

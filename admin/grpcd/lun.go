@@ -58,7 +58,7 @@ func (l *luns) GetLun(_ context.Context, q *api.GetLunRequest) (*api.GetLunRespo
 	if err != nil {
 		return nil, err
 	}
-	r := &api.GetLunResponse{}
+	r := &api.GetLunResponse{Fault: state.Faults[n]}
 	if x := specOf(&state.Spec, n); x != nil {
 		r.Spec = conv.FromLUN(x)
 	}
@@ -164,6 +164,17 @@ func (l *luns) ResizeLun(ctx context.Context, q *api.ResizeLunRequest) (*api.Res
 	return &api.ResizeLunResponse{Size: size}, nil
 }
 
+func (l *luns) TakeOverLun(ctx context.Context, q *api.TakeOverLunRequest) (*api.TakeOverLunResponse, error) {
+	ref, n, err := names(q.GetTarget(), q.GetLun())
+	if err != nil {
+		return nil, err
+	}
+	if err := l.s.svc.TakeOverLUN(ctx, ref, n); err != nil {
+		return nil, err
+	}
+	return &api.TakeOverLunResponse{}, nil
+}
+
 // lunFields are the fields that an update of a LUN may name.
 var lunFields = map[string]func(l *spec.LUN, to spec.LUN){
 	"volume":               func(l *spec.LUN, to spec.LUN) { l.Volume = to.Volume },
@@ -188,5 +199,8 @@ var lunFields = map[string]func(l *spec.LUN, to spec.LUN){
 	"no_write_same":        func(l *spec.LUN, to spec.LUN) { l.NoWriteSame = to.NoWriteSame },
 	"no_compare_and_write": func(l *spec.LUN, to spec.LUN) { l.NoCompareAndWrite = to.NoCompareAndWrite },
 	"mode_pages":           func(l *spec.LUN, to spec.LUN) { l.ModePages = slices.Clone(to.ModePages) },
+	"timeout":              func(l *spec.LUN, to spec.LUN) { l.Timeout = to.Timeout },
+	"on_timeout":           func(l *spec.LUN, to spec.LUN) { l.OnTimeout = to.OnTimeout },
+	"away":                 func(l *spec.LUN, to spec.LUN) { l.Away = to.Away },
 	"tgt":                  func(l *spec.LUN, to spec.LUN) { l.Tgt = to.Clone().Tgt },
 }

@@ -182,6 +182,12 @@ func (s *scrape) lun(name string, l *target.LUNInfo) {
 	s.put(lunSize, float64(l.Size), name, num)
 	s.flag(lunOnline, l.Online, name, num)
 	s.flag(lunFailed, l.Failed, name, num)
+	s.flag(lunFenced, l.Fenced, name, num)
+	s.put(lunWaiting, float64(l.Late.Waiting), name, num)
+	s.put(lunOldest, l.Late.Oldest.Seconds(), name, num)
+	s.count(lunTimeouts, l.Late.Ended, name, num, "yes")
+	s.count(lunTimeouts, l.Late.Total-l.Late.Ended, name, num, "no")
+	s.put(lunInDoubt, float64(l.InDoubt), name, num)
 	s.histogram(lunDuration, &l.ReadLatency, name, num, "read")
 	s.histogram(lunDuration, &l.WriteLatency, name, num, "write")
 }

@@ -30,6 +30,7 @@ const (
 	MaxMapsTarget   = 4096 // LUN maps of one target
 	MaxGroupsTarget = 1024 // portal groups of one target
 	MaxNop          = 1 << 20
+	MaxTimeout      = 24 * 60 * 60 // seconds
 )
 
 // A FieldError says what is wrong with one field of a document.
@@ -275,6 +276,17 @@ func (l *LUN) check(at place) error {
 			return err
 		}
 	}
+	if l.Timeout != 0 {
+		if err := checkRange(at.field("timeout"), l.Timeout, 1, MaxTimeout); err != nil {
+			return err
+		}
+	}
+	if err := checkWord(at.field("on-timeout"), l.OnTimeout, TimeoutWait, TimeoutError); err != nil {
+		return err
+	}
+	if err := checkWord(at.field("away"), l.Away, AwayOffline, AwayFail); err != nil {
+		return err
+	}
 	for i, page := range l.ModePages {
 		if len(page) > MaxVolume {
 			return at.at(fmt.Sprintf("mode-pages[%d]", i), "mode page").errorf("%d bytes of text", len(page))
@@ -297,6 +309,14 @@ func checkText(at place, s string, most int) error {
 func checkRange(at place, v, least, most int) error {
 	if v < least || v > most {
 		return at.errorf("%d: want %d to %d", v, least, most)
+	}
+	return nil
+}
+
+// checkWord refuses what is none of words, nor left out.
+func checkWord(at place, s string, words ...string) error {
+	if s != "" && !slices.Contains(words, s) {
+		return at.errorf("%q: want %s", s, strings.Join(words, " or "))
 	}
 	return nil
 }

@@ -145,6 +145,14 @@ type LUN struct {
 	NoWriteSame       bool `json:"no_write_same,omitempty" yaml:"no-write-same,omitempty"`
 	NoCompareAndWrite bool `json:"no_compare_and_write,omitempty" yaml:"no-compare-and-write,omitempty"`
 
+	// Timeout is how long a command may wait for the volume, in seconds; 0: 30. OnTimeout says what then becomes of it: "wait" (or empty), it waits on
+	// and is told of; "error", its initiator is answered NOT READY.
+	Timeout   int    `json:"timeout,omitempty" yaml:"timeout,omitempty"`
+	OnTimeout string `json:"on_timeout,omitempty" yaml:"on-timeout,omitempty"`
+	// Away says what a volume makes of the LUN that cannot be opened when the LUN is made, or made again at the start: "offline", the LUN is there
+	// and NOT READY, and is tried again; "fail", the LUN, and with it the start, fails. Empty: see admin.Manager.
+	Away string `json:"away,omitempty" yaml:"away,omitempty"`
+
 	// ModePages are mode pages set in tgt's way, PAGE:SUBPAGE:LENGTH:BYTE:…; of them what lunar has is honoured.
 	ModePages []string `json:"mode_pages,omitempty" yaml:"mode-pages,omitempty"`
 	// Tgt is how tgt's faces were told of the volume; nil: it was not made through them.
@@ -158,3 +166,11 @@ type TgtStore struct {
 	Options string `json:"options,omitempty" yaml:"options,omitempty"` // --bsopts
 	Flags   string `json:"flags,omitempty" yaml:"flags,omitempty"`     // --bsoflags, in tgt's order
 }
+
+// Values of LUN.OnTimeout and LUN.Away.
+const (
+	TimeoutWait  = "wait"
+	TimeoutError = "error"
+	AwayOffline  = "offline"
+	AwayFail     = "fail"
+)

@@ -217,6 +217,8 @@ func (f *fake) RemoveLUN(_ context.Context, ref admin.Ref, lun uint16, _ bool) e
 	return nil
 }
 
+func (f *fake) TakeOverLUN(context.Context, admin.Ref, uint16) error { panic("tgtadm cannot") }
+
 func (f *fake) ResizeLUN(_ context.Context, ref admin.Ref, lun uint16, size int64, force bool) (int64, error) {
 	defer f.lock()()
 	l, err := f.findLUN(ref, lun)

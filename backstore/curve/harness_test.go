@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/backstore/backstoretest"
 	"github.com/lunar-iscsi/lunar/test/nebd"
 )
 
@@ -130,4 +131,52 @@ func (b *bench) waitFor(what string, is func() bool) {
 		}
 		_ = pause(context.Background(), time.Millisecond)
 	}
+}
+
+// data returns n bytes that depend on seed.
+func data(n int, seed byte) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = seed + byte(i*7) + byte(i>>8)
+	}
+	return b
+}
+
+func read(off, n int64) *backstore.Request {
+	return &backstore.Request{Op: backstore.Read, Off: off, Len: n, Buf: make([]byte, n)}
+}
+
+func write(off int64, b []byte) *backstore.Request {
+	return &backstore.Request{Op: backstore.Write, Off: off, Len: int64(len(b)), Buf: b}
+}
+
+// everyWay runs a test with the store attached to a loop, and without.
+func everyWay(t *testing.T, edit func(*nebd.Config), f func(t *testing.T, b *bench, attach bool)) {
+	t.Helper()
+	for _, attach := range []bool{true, false} {
+		t.Run(fmt.Sprintf("attached %v", attach), func(t *testing.T) {
+			backstoretest.CheckLeaks(t)
+			f(t, newBench(t, edit), attach)
+		})
+	}
+}
+
+// closeBusy closes a store that has requests which are not answered.
+func (b *bench) closeBusy(s *Store) {
+	b.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := s.Close(ctx); backstore.ClassOf(err) != backstore.ClassBusy || err == nil {
+		b.t.Fatalf("Close with requests that are not answered: %v", err)
+	}
+}
+
+// remarked waits until the driver has said something.
+func (b *bench) remarked(text string) {
+	b.t.Helper()
+	b.waitFor("a remark with "+text, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return strings.Contains(strings.Join(b.warns, "\n"), text)
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -50,10 +51,11 @@ func (c *config) volumeOf(ctx context.Context, cl *rpc.Client, op string) (rpc.V
 	return v, nil
 }
 
-// failed is the error for a call of the engine's API that failed.
+// failed is the error for a call of the engine's API that failed. Most of the engine's own errors have no code.
 func (c *config) failed(op string, err error) error {
 	class := backstore.ClassInternal
-	switch status.Code(err) {
+	st := status.Convert(err)
+	switch text := st.Message(); st.Code() {
 	case codes.Unavailable, codes.DeadlineExceeded:
 		class = backstore.ClassOffline
 	case codes.Canceled:
@@ -62,6 +64,15 @@ func (c *config) failed(op string, err error) error {
 		class = backstore.ClassNotFound
 	case codes.Unimplemented:
 		class = backstore.ClassUnsupported
+	case codes.Unknown:
+		switch {
+		case strings.Contains(text, textNoReplica):
+			class = backstore.ClassOffline
+		case strings.Contains(text, "snapshotMaxCount") || strings.Contains(text, "too big") || strings.Contains(text, "free space"):
+			class = backstore.ClassNoSpace
+		case strings.Contains(text, "in progress") || strings.Contains(text, "in process") || strings.Contains(text, "already") || strings.Contains(text, "rebuilding"):
+			class = backstore.ClassBusy
+		}
 	}
-	return &backstore.Error{Class: class, Op: op, Cause: fmt.Errorf("the engine of %s at %s: %s", c.shown(), c.engine, status.Convert(err).Message())}
+	return &backstore.Error{Class: class, Op: op, Cause: fmt.Errorf("the engine of %s at %s: %s", c.shown(), c.engine, st.Message())}
 }

@@ -21,7 +21,6 @@ func (s *Store) lost(c *conn, proven bool, why error) {
 	}
 	s.standStill()
 	s.remark("connection lost (%v), %d requests in flight", why, c.inflight)
-	s.why = ""
 	s.unstall()
 	for i := range s.slots {
 		sl := &s.slots[i]
@@ -72,7 +71,7 @@ func (s *Store) goOn() {
 		s.outage = nil
 	}
 	s.remark("back after %v, %d requests waiting", time.Since(s.since).Round(time.Millisecond), s.wait.n)
-	s.since, s.away, s.why = time.Time{}, false, ""
+	s.since, s.away, s.down = time.Time{}, false, ""
 }
 
 // expire is called when nothing could be done for the time limit.
@@ -103,16 +102,13 @@ func (s *Store) stall(i uint16, why string) {
 	sl := &s.slots[i]
 	r := sl.req
 	sl.c, sl.seq, sl.sent = nil, 0, false
-	if why != s.why {
-		s.why = why
-		s.remark("requests wait: %s", why)
-	}
 	if r == &s.probe {
 		s.end(i, nil)
 	} else {
 		s.wait.push(r)
 	}
 	if !s.stalled {
+		s.remark("requests wait: %s", why)
 		s.stalled = true
 		s.pause = s.cfg.minPause
 	} else if r == &s.probe {
@@ -234,8 +230,8 @@ func (s *Store) reconnect() {
 
 // failed tells the log, once, why reconnecting does not succeed.
 func (s *Store) failed(text string) {
-	if text != s.why {
-		s.why = text
+	if text != s.down {
+		s.down = text
 		s.remark("reconnecting: %s", text)
 	}
 }

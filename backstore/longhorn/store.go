@@ -53,7 +53,7 @@ type Store struct {
 	outage  *time.Timer
 	pause   time.Duration // before the next attempt at what is missing
 	retry   *time.Timer   // of a stall
-	why     string        // what the log was last told of a stall or a failed attempt
+	down    string        // what the log was last told of why reconnecting fails
 
 	reconnecting bool
 	fresh        *conn // made by reconnect, not yet taken over
@@ -81,8 +81,8 @@ func Driver() backstore.Driver {
 	return backstore.Driver{
 		Scheme:  "longhorn",
 		Help:    "longhorn:VOLUME?engine=HOST:PORT — a volume of a Longhorn engine on this machine; socket=PATH size=SIZE inflight=256 offline_after=0 readonly shared",
-		Options: optionNames, Open: open, Key: key,
-		Traits: []string{"discard", "resize", "snapshots"},
+		Options: optionNames, Open: open, Key: key, Volumes: volumes(),
+		Traits: []string{"discard", "snapshots", "follows growth"},
 	}
 }
 

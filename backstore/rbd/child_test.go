@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/test/deps"
 )
 
 // A child is this test binary in another process, which opens an image and writes to it without pause, so that tests can freeze and kill it.
@@ -195,6 +196,11 @@ func (w *writer) signal(s syscall.Signal) {
 	w.t.Helper()
 	if err := w.cmd.Process.Signal(s); err != nil {
 		w.t.Fatal(err)
+	}
+	if s == syscall.SIGSTOP {
+		if err := deps.WaitStopped(w.cmd.Process.Pid); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 }
 

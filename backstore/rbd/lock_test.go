@@ -18,8 +18,8 @@ const takeOverGoal = 3 * time.Second
 
 // A second opener is refused by name while the first is there, and then not.
 func TestSecondOpenerIsRefused(t *testing.T) {
-	backstoretest.CheckLeaks(t)
 	c := start(t)
+	backstoretest.CheckLeaks(t)
 	name := c.create(t, 8<<20)
 	a := mustOpen(t, c.uri(name, ""), backstore.Options{})
 	begun := time.Now()

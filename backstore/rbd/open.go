@@ -69,8 +69,25 @@ func openStore(ctx context.Context, c *config, o backstore.Options) (_ *Store, e
 	return s, cl.steady()
 }
 
+// errQuicker is that somebody has taken the lock between our look at the image and our opening it.
+var errQuicker = errors.New("it has just been locked by another client")
+
 // openImage opens the image, and takes its lock.
-func (s *Store) openImage(ctx context.Context) (err error) {
+func (s *Store) openImage(ctx context.Context) error {
+	for {
+		err := s.tryImage(ctx)
+		if s.cfg.lock != lockWait || !errors.Is(err, errQuicker) {
+			return err
+		}
+		err = s.img.Close()
+		s.img = nil
+		if err != nil {
+			return failed("open", "closing image "+s.cfg.spec.String(), err)
+		}
+	}
+}
+
+func (s *Store) tryImage(ctx context.Context) (err error) {
 	c := s.cfg
 	if s.locked {
 		if err = s.cl.alone(ctx, c); err != nil {
@@ -103,8 +120,8 @@ func (s *Store) openImage(ctx context.Context) (err error) {
 			"`rbd feature enable %s exclusive-lock`, or open it with lock=none and see to that yourself", c.spec, c.spec)}
 	}
 	if err = s.img.LockAcquire(); err != nil {
-		if n, _ := errnoOf(err); n == syscall.EROFS || n == syscall.EBUSY { // somebody was quicker
-			return &backstore.Error{Class: backstore.ClassBusy, Op: "open", Cause: fmt.Errorf("image %s has just been locked by another client", c.spec)}
+		if n, _ := errnoOf(err); n == syscall.EROFS || n == syscall.EBUSY {
+			return &backstore.Error{Class: backstore.ClassBusy, Op: "open", Cause: fmt.Errorf("image %s: %w", c.spec, errQuicker)}
 		}
 		return failed("open", "locking image "+c.spec.String(), err)
 	}

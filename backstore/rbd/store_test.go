@@ -22,8 +22,8 @@ const patienceTest = 30 * time.Second
 
 // Somebody else's resize is followed by itself, up and down, and the store works at its new size.
 func TestSizeIsFollowed(t *testing.T) {
-	backstoretest.CheckLeaks(t)
 	c := start(t)
+	backstoretest.CheckLeaks(t)
 	name := c.create(t, 8<<20)
 	u := parseURI(t, c.uri(name, ""))
 	s := mustOpen(t, u.String(), backstore.Options{})
@@ -102,8 +102,8 @@ func TestSnapshotImage(t *testing.T) {
 
 // What is wrong with an opening is said: what, and of which class.
 func TestOpenErrors(t *testing.T) {
-	backstoretest.CheckLeaks(t)
 	c := start(t)
+	backstoretest.CheckLeaks(t)
 	empty := filepath.Join(t.TempDir(), "ceph.conf")
 	if err := os.WriteFile(empty, []byte("[global]\nmon_host = 127.0.0.1:1\nauth_client_required = none\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -184,8 +184,8 @@ func TestKilledElsewhere(t *testing.T) {
 
 // An opening that nobody waits for any more leaves nothing behind.
 func TestDiscardedWhileOpening(t *testing.T) {
-	backstoretest.CheckLeaks(t)
 	c := start(t)
+	backstoretest.CheckLeaks(t)
 	name := c.create(t, 8<<20)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

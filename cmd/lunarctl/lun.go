@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -20,7 +22,7 @@ func newLun(c *cli) *cobra.Command {
 		"A LUN is a volume behind a number of a target. What kinds of volume there are, \"lunarctl store list\" says.",
 		`  lunarctl lun list
   lunarctl lun add iqn.2026-11.io.lunar:disk 1 'file:///srv/disk.img?size=10G'`,
-		c.lunList(), c.lunShow(), c.lunAdd(), c.lunSet(), c.lunRemove(), c.lunResize(), c.lunOnline(true), c.lunOnline(false))
+		c.lunList(), c.lunShow(), c.lunAdd(), c.lunSet(), c.lunRemove(), c.lunResize(), c.lunTakeover(), c.lunOnline(true), c.lunOnline(false))
 }
 
 func (c *cli) lunList() *cobra.Command {
@@ -64,7 +66,11 @@ func writeLuns(w io.Writer, list []*api.TargetState, names bool) error {
 					volume = s.GetVolume()
 				}
 			}
-			cells := []any{l.GetLun(), size(l.GetSize()), l.GetBlockSize(), lunState(l), l.GetSerial(), volume}
+			state := lunState(l)
+			if x.GetFaults()[l.GetLun()] != "" {
+				state = "away"
+			}
+			cells := []any{l.GetLun(), size(l.GetSize()), l.GetBlockSize(), state, l.GetSerial(), volume}
 			if l.GetController() {
 				cells = []any{l.GetLun(), "", "", "controller", "", ""}
 			}
@@ -80,6 +86,8 @@ func writeLuns(w io.Writer, list []*api.TargetState, names bool) error {
 func lunState(l *api.LunLive) string {
 	var s []string
 	switch {
+	case l.GetFenced():
+		s = append(s, "fenced")
 	case l.GetFailed():
 		s = append(s, "failed")
 	case l.GetOnline():
@@ -92,6 +100,9 @@ func lunState(l *api.LunLive) string {
 	}
 	if l.GetSwp() {
 		s = append(s, "write-protected")
+	}
+	if l.GetWaiting() != 0 {
+		s = append(s, "waiting")
 	}
 	return strings.Join(s, ",")
 }
@@ -130,6 +141,7 @@ func writeLun(w io.Writer, r *api.GetLunResponse) error {
 	f.when(l.GetController(), "Kind", "controller")
 	f.add("Volume", s.GetVolume())
 	f.when(!l.GetController(), "State", lunState(l))
+	f.when(r.GetFault() != "", "Fault", r.GetFault())
 	f.when(l.GetSize() != 0, "Size", exactly(l.GetSize()))
 	f.when(l.GetBlockSize() != 0, "Block size", l.GetBlockSize())
 	f.add("Vendor", s.GetVendor())
@@ -141,6 +153,8 @@ func writeLun(w io.Writer, r *api.GetLunResponse) error {
 	f.when(s.GetTgtNaming(), "Names", "as tgt's")
 	f.when(s != nil, "Thin", yesNo(l.GetThin()))
 	f.when(s != nil, "Write cache", yesNo(l.GetWriteCache()))
+	f.when(!l.GetController() && s != nil, "Time-out", fmt.Sprintf("%v, then %s", time.Duration(cmp.Or(s.GetTimeout(), 30))*time.Second, cmp.Or(s.GetOnTimeout(), "wait")))
+	f.when(s.GetAway() != "", "If away", s.GetAway())
 	f.when(s.GetRemovable(), "Removable", "yes")
 	f.when(l.GetPreventRemoval(), "Removal", "prevented by an initiator")
 	x := l.GetStats()
@@ -148,6 +162,9 @@ func writeLun(w io.Writer, r *api.GetLunResponse) error {
 	f.add("Writes", fmt.Sprintf("%d, %s", x.GetWrites(), size(int64(x.GetWriteBytes()))))
 	f.add("Other commands", x.GetOthers())
 	f.add("Under way", l.GetQueued())
+	f.when(l.GetWaiting() != 0, "Waiting", fmt.Sprintf("%d commands, for up to %v", l.GetWaiting(), l.GetWaitingLongest().AsDuration().Round(time.Second)))
+	f.when(l.GetInDoubt() != 0, "In doubt", fmt.Sprintf("%d commands that are over for their initiators, and not for the volume", l.GetInDoubt()))
+	f.when(l.GetTimeouts() != 0, "Timed out", fmt.Sprintf("%d commands, %d of them answered", l.GetTimeouts(), l.GetTimeoutsAnswered()))
 	f.add("Errors", errorsOf(l))
 	return f.end()
 }
@@ -181,10 +198,15 @@ func (f *lunFlags) add(cmd *cobra.Command) {
 	fs.BoolVar(&f.m.NoUnmap, "no-unmap", false, "refuse UNMAP")
 	fs.BoolVar(&f.m.NoWriteSame, "no-write-same", false, "refuse WRITE SAME")
 	fs.BoolVar(&f.m.NoCompareAndWrite, "no-compare-and-write", false, "refuse COMPARE AND WRITE")
+	fs.Int32Var(&f.m.Timeout, "io-timeout", 0, "how long a command may wait for the volume, `SECONDS`; 0: 30")
+	fs.StringVar(&f.m.OnTimeout, "on-timeout", "", "what then becomes of it: wait, or error: it is answered NOT READY; empty: wait")
+	fs.StringVar(&f.m.Away, "away", "", "a volume that cannot be opened: offline: the LUN is there, NOT READY, and it is tried again, or fail; empty: fail when it is added, offline at the start")
+	must(cmd.RegisterFlagCompletionFunc("on-timeout", cobra.FixedCompletions([]string{"wait", "error"}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("away", cobra.FixedCompletions([]string{"offline", "fail"}, cobra.ShellCompDirectiveNoFileComp)))
 	for _, name := range []string{"thin", "write-cache"} {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions([]string{"on", "off", "auto"}, cobra.ShellCompDirectiveNoFileComp)))
 	}
-	for _, name := range []string{"vendor", "product", "revision", "serial", "scsi-id", "physical-block", "rotation-rate", "lowest-aligned", "optimal-granularity", "optimal-length"} {
+	for _, name := range []string{"vendor", "product", "revision", "serial", "scsi-id", "physical-block", "rotation-rate", "lowest-aligned", "optimal-granularity", "optimal-length", "io-timeout"} {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
 	}
 }
@@ -202,7 +224,11 @@ func (f *lunFlags) paths(cmd *cobra.Command) ([]string, error) {
 	fields := f.m.ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {
 		name := string(fields.Get(i).Name())
-		if cmd.Flags().Changed(strings.ReplaceAll(name, "_", "-")) {
+		flag := strings.ReplaceAll(name, "_", "-")
+		if flag == "timeout" {
+			flag = "io-timeout" // --timeout is that of the call
+		}
+		if cmd.Flags().Changed(flag) {
 			paths = append(paths, name)
 		}
 	}

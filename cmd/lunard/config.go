@@ -102,7 +102,7 @@ func (c *configFile) apply(ctx context.Context, m *admin.Manager) error {
 	if err != nil {
 		return err
 	}
-	steps, err := m.Apply(ctx, want, admin.ApplyOptions{})
+	steps, err := m.Apply(ctx, want, admin.ApplyOptions{Away: spec.AwayOffline})
 	if done := slices.IndexFunc(steps, func(s admin.Step) bool { return !s.Done }); err != nil && done > 0 {
 		return fmt.Errorf("%w; %d changes were made before", err, done)
 	}

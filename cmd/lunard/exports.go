@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/backstore"
@@ -104,7 +105,7 @@ func document(exports []export, groups map[string][]uint16) (spec.Document, erro
 }
 
 // diskOptions are the options of an export's URI that are the disk's rather than the driver's.
-var diskOptions = [...]string{"blocksize", "physical", "readonly", "vendor", "product", "serial"}
+var diskOptions = [...]string{"blocksize", "physical", "readonly", "vendor", "product", "serial", "timeout", "on_timeout", "away"}
 
 // disk reads the options that are the disk's rather than the driver's.
 func (e *export) disk() (spec.LUN, error) {
@@ -142,6 +143,27 @@ func (e *export) disk() (spec.LUN, error) {
 	}{{"vendor", &l.Vendor, 8}, {"product", &l.Product, 16}, {"serial", &l.Serial, 36}} {
 		if *o.p, _ = u.Option(o.name); len(*o.p) > o.max {
 			return l, fmt.Errorf("%s: option %s=%s: at most %d characters", u, o.name, *o.p, o.max)
+		}
+	}
+	if text, ok := u.Option("timeout"); ok {
+		d, err := time.ParseDuration(text)
+		if err != nil || d < time.Second || d > spec.MaxTimeout*time.Second || d%time.Second != 0 {
+			return l, fmt.Errorf("%s: option timeout=%s: want whole seconds, from 1s to 24h", u.Shown(), text)
+		}
+		l.Timeout = int(d / time.Second)
+	}
+	// Whoever names a volume on the command line is there to see that it cannot be opened.
+	l.Away = spec.AwayFail
+	for _, o := range []struct {
+		name string
+		p    *string
+		one  []string
+	}{{"on_timeout", &l.OnTimeout, []string{spec.TimeoutWait, spec.TimeoutError}}, {"away", &l.Away, []string{spec.AwayOffline, spec.AwayFail}}} {
+		if text, ok := u.Option(o.name); ok {
+			if !slices.Contains(o.one, text) {
+				return l, fmt.Errorf("%s: option %s=%s: want %s", u.Shown(), o.name, text, strings.Join(o.one, " or "))
+			}
+			*o.p = text
 		}
 	}
 	l.Identity = l.Serial // a serial number that was given says which disk it is, wherever its volume lies

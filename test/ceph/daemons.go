@@ -6,6 +6,8 @@ import (
 	"net"
 	"strconv"
 	"syscall"
+
+	"github.com/lunar-iscsi/lunar/test/deps"
 )
 
 // osd is the i-th OSD that was started, running or not.
@@ -70,8 +72,17 @@ func (c *Cluster) KillOSD(i int) error {
 	return nil
 }
 
-// FreezeOSD makes an OSD silent (SIGSTOP) with its connections standing, as a host that hangs does.
-func (c *Cluster) FreezeOSD(i int) error { return c.signalOSD(i, syscall.SIGSTOP) }
+// FreezeOSD makes an OSD silent (SIGSTOP) with its connections standing, as a host that hangs does. On return none of its threads runs.
+func (c *Cluster) FreezeOSD(i int) error {
+	if err := c.signalOSD(i, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	p, err := c.osd(i)
+	if err != nil {
+		return err
+	}
+	return deps.WaitStopped(p.cmd.Process.Pid)
+}
 
 // ThawOSD lets a frozen OSD go on.
 func (c *Cluster) ThawOSD(i int) error { return c.signalOSD(i, syscall.SIGCONT) }

@@ -11,7 +11,7 @@ import (
 
 // longEngines are those of `make e2e` alone.
 func longEngines() []Engine {
-	return []Engine{qsdEngine("raw"), qsdEngine("qcow2"), rbdEngine(), bluestoreEngine()}
+	return []Engine{qsdEngine("raw"), qsdEngine("qcow2"), rbdEngine(), bluestoreEngine(), qsdRBDEngine()}
 }
 
 func longSuites() []suite {

@@ -25,7 +25,7 @@ const limit = 60 * time.Second
 
 // A Config says what engine is wanted.
 type Config struct {
-	Volume   string // default: made from the test's name
+	Volume   string // default: one of its own
 	Size     int64  // bytes
 	Replicas int    // default 2
 	Frontend string // default "socket"; "-": none
@@ -59,7 +59,8 @@ func Start(t testing.TB, c Config) *Engine {
 	tool := find(t)
 	e := &Engine{Config: c, t: t, tool: tool, dir: t.TempDir()}
 	if e.Volume == "" {
-		e.Volume = "lunar-test"
+		// The kernel lists connections by the path that the engine knows, so no two tests have one name.
+		e.Volume = fmt.Sprintf("lunar-%d-%d", os.Getpid(), time.Now().UnixNano()%1e9)
 	}
 	if e.Replicas == 0 {
 		e.Replicas = 2
@@ -154,6 +155,19 @@ func (e *Engine) StartController() {
 
 // KillController kills the controller (SIGKILL).
 func (e *Engine) KillController() { e.control.kill() }
+
+// Restart starts the controller, which is dead, anew, and the replicas that are alive with it, as Longhorn does: a controller takes on
+// only replicas that no other has opened, and one that was killed has left them open.
+func (e *Engine) Restart() {
+	e.t.Helper()
+	for i, r := range e.replicas {
+		if r.p != nil {
+			e.KillReplica(i)
+			e.StartReplica(i)
+		}
+	}
+	e.StartController()
+}
 
 // Signal sends a signal to the controller: SIGSTOP freezes it, SIGCONT lets it go on.
 func (e *Engine) Signal(s syscall.Signal) { e.control.signal(s) }
@@ -381,4 +395,23 @@ func rowFree(base, n int) bool {
 		defer func() { _ = l.Close() }()
 	}
 	return true
+}
+
+// WaitExpanded waits until every replica has files of the given size: an expansion has reached them all.
+func (e *Engine) WaitExpanded(size int64) {
+	e.t.Helper()
+	e.control.wait(fmt.Sprintf("the replicas have %d bytes", size), func() bool {
+		for _, r := range e.replicas {
+			heads, _ := filepath.Glob(filepath.Join(r.dir, "volume-head-*.img")) // the only error is a bad pattern
+			large := false
+			for _, h := range heads {
+				st, err := os.Stat(h)
+				large = large || err == nil && st.Size() == size
+			}
+			if r.p != nil && !large {
+				return false
+			}
+		}
+		return !strings.Contains(e.Must("info"), `"isExpanding": true`)
+	})
 }

@@ -129,6 +129,7 @@ func FromLUN(l *spec.LUN) *api.Lun {
 		Thin: copied(l.Thin), WriteCache: copied(l.WriteCache), DescriptorSense: l.DescriptorSense, RotationRate: number(l.RotationRate),
 		LowestAligned: number(l.LowestAligned), OptimalGranularity: number(l.OptimalGranularity), OptimalLength: number(l.OptimalLength),
 		NoUnmap: l.NoUnmap, NoWriteSame: l.NoWriteSame, NoCompareAndWrite: l.NoCompareAndWrite, ModePages: texts(l.ModePages),
+		Timeout: number(l.Timeout), OnTimeout: text(l.OnTimeout), Away: text(l.Away),
 	}
 	if t := l.Tgt; t != nil {
 		m.Tgt = &api.TgtStore{Type: text(t.Type), Path: text(t.Path), Options: text(t.Options), Flags: text(t.Flags)}

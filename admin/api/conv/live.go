@@ -48,6 +48,10 @@ func FromLUNInfo(l *target.LUNInfo) *api.LunLive {
 		PreventRemoval: l.PreventRemoval, Swp: l.SWP, ReadOnly: l.ReadOnly, Thin: l.Thin, WriteCache: l.WriteCache,
 		Identity: text(l.Identity), Serial: text(l.Serial), Stats: fromLUNStats(&l.Stats), Errors: maps.Clone(l.Errors),
 		ReadLatency: fromHistogram(&l.ReadLatency), WriteLatency: fromHistogram(&l.WriteLatency), Queued: uint32(max(l.Queued, 0)),
+		Waiting: uint32(l.Late.Waiting), Timeouts: l.Late.Total, TimeoutsAnswered: l.Late.Ended, InDoubt: uint32(l.InDoubt), Fenced: l.Fenced,
+	}
+	if l.Late.Waiting != 0 {
+		m.WaitingLongest = durationpb.New(l.Late.Oldest)
 	}
 	if l.NAA != 0 {
 		m.Naa = fmt.Sprintf("%016x", l.NAA)

@@ -258,6 +258,7 @@ func (r *reader) disk(field string, m *api.Lun) spec.LUN {
 		LowestAligned: r.natural(field+".lowest_aligned", m.GetLowestAligned()), OptimalGranularity: r.natural(field+".optimal_granularity", m.GetOptimalGranularity()),
 		OptimalLength: r.natural(field+".optimal_length", m.GetOptimalLength()),
 		NoUnmap:       m.GetNoUnmap(), NoWriteSame: m.GetNoWriteSame(), NoCompareAndWrite: m.GetNoCompareAndWrite(), ModePages: r.lines(field+".mode_pages", m.GetModePages()),
+		Timeout: r.natural(field+".timeout", m.GetTimeout()), OnTimeout: r.line(field+".on_timeout", m.GetOnTimeout()), Away: r.line(field+".away", m.GetAway()),
 	}
 	if m != nil {
 		l.Thin, l.WriteCache = copied(m.Thin), copied(m.WriteCache)

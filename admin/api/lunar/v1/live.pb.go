@@ -236,7 +236,20 @@ type LunLive struct {
 	// How long writes took.
 	WriteLatency *Histogram `protobuf:"bytes,18,opt,name=write_latency,json=writeLatency,proto3" json:"write_latency,omitempty"`
 	// Commands begun and not ended, of all sessions.
-	Queued        uint32 `protobuf:"varint,19,opt,name=queued,proto3" json:"queued,omitempty"`
+	Queued uint32 `protobuf:"varint,19,opt,name=queued,proto3" json:"queued,omitempty"`
+	// Commands that have waited for the volume for longer than Lun.timeout; those that were aborted or answered included, while the volume has
+	// not ended them.
+	Waiting uint32 `protobuf:"varint,20,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// How long the first of them has waited.
+	WaitingLongest *durationpb.Duration `protobuf:"bytes,21,opt,name=waiting_longest,json=waitingLongest,proto3" json:"waiting_longest,omitempty"`
+	// Commands that have waited for so long since the LUN was made.
+	Timeouts uint64 `protobuf:"varint,22,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
+	// Of these, those that were answered for it (Lun.on_timeout).
+	TimeoutsAnswered uint64 `protobuf:"varint,23,opt,name=timeouts_answered,json=timeoutsAnswered,proto3" json:"timeouts_answered,omitempty"`
+	// Commands that were aborted or answered, and that the volume has not ended.
+	InDoubt uint32 `protobuf:"varint,24,opt,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
+	// Somebody else has taken the volume over: every command that needs it is answered NOT READY, until an administrator acts.
+	Fenced        bool `protobuf:"varint,25,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -402,6 +415,48 @@ func (x *LunLive) GetQueued() uint32 {
 		return x.Queued
 	}
 	return 0
+}
+
+func (x *LunLive) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *LunLive) GetWaitingLongest() *durationpb.Duration {
+	if x != nil {
+		return x.WaitingLongest
+	}
+	return nil
+}
+
+func (x *LunLive) GetTimeouts() uint64 {
+	if x != nil {
+		return x.Timeouts
+	}
+	return 0
+}
+
+func (x *LunLive) GetTimeoutsAnswered() uint64 {
+	if x != nil {
+		return x.TimeoutsAnswered
+	}
+	return 0
+}
+
+func (x *LunLive) GetInDoubt() uint32 {
+	if x != nil {
+		return x.InDoubt
+	}
+	return 0
+}
+
+func (x *LunLive) GetFenced() bool {
+	if x != nil {
+		return x.Fenced
+	}
+	return false
 }
 
 // LunStats count the commands of one session at one LUN, or of all at one LUN. Every command that has begun is counted as ended once:
@@ -1353,7 +1408,7 @@ const file_lunar_v1_live_proto_rawDesc = "" +
 	"\x06uptime\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x125\n" +
 	"\bcounters\x18\x06 \x01(\v2\x19.lunar.v1.SessionCountersR\bcounters\x12\x12\n" +
 	"\x04loop\x18\a \x01(\tR\x04loop\x12*\n" +
-	"\x06absent\x18\b \x01(\v2\x12.lunar.v1.LunStatsR\x06absent\"\x97\x05\n" +
+	"\x06absent\x18\b \x01(\v2\x12.lunar.v1.LunStatsR\x06absent\"\xf1\x06\n" +
 	"\aLunLive\x12\x10\n" +
 	"\x03lun\x18\x01 \x01(\rR\x03lun\x12\x1e\n" +
 	"\n" +
@@ -1378,7 +1433,13 @@ const file_lunar_v1_live_proto_rawDesc = "" +
 	"\x06errors\x18\x10 \x03(\v2\x1d.lunar.v1.LunLive.ErrorsEntryR\x06errors\x126\n" +
 	"\fread_latency\x18\x11 \x01(\v2\x13.lunar.v1.HistogramR\vreadLatency\x128\n" +
 	"\rwrite_latency\x18\x12 \x01(\v2\x13.lunar.v1.HistogramR\fwriteLatency\x12\x16\n" +
-	"\x06queued\x18\x13 \x01(\rR\x06queued\x1a9\n" +
+	"\x06queued\x18\x13 \x01(\rR\x06queued\x12\x18\n" +
+	"\awaiting\x18\x14 \x01(\rR\awaiting\x12B\n" +
+	"\x0fwaiting_longest\x18\x15 \x01(\v2\x19.google.protobuf.DurationR\x0ewaitingLongest\x12\x1a\n" +
+	"\btimeouts\x18\x16 \x01(\x04R\btimeouts\x12+\n" +
+	"\x11timeouts_answered\x18\x17 \x01(\x04R\x10timeoutsAnswered\x12\x19\n" +
+	"\bin_doubt\x18\x18 \x01(\rR\ainDoubt\x12\x16\n" +
+	"\x06fenced\x18\x19 \x01(\bR\x06fenced\x1a9\n" +
 	"\vErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xf1\x04\n" +
@@ -1519,20 +1580,21 @@ var file_lunar_v1_live_proto_depIdxs = []int32{
 	11, // 9: lunar.v1.LunLive.errors:type_name -> lunar.v1.LunLive.ErrorsEntry
 	5,  // 10: lunar.v1.LunLive.read_latency:type_name -> lunar.v1.Histogram
 	5,  // 11: lunar.v1.LunLive.write_latency:type_name -> lunar.v1.Histogram
-	4,  // 12: lunar.v1.LunStats.other_in:type_name -> lunar.v1.Flow
-	4,  // 13: lunar.v1.LunStats.other_out:type_name -> lunar.v1.Flow
-	12, // 14: lunar.v1.Histogram.buckets:type_name -> lunar.v1.Histogram.Bucket
-	15, // 15: lunar.v1.Histogram.sum:type_name -> google.protobuf.Duration
-	13, // 16: lunar.v1.SessionCounters.others:type_name -> lunar.v1.SessionCounters.OthersEntry
-	16, // 17: lunar.v1.SessionInfo.since:type_name -> google.protobuf.Timestamp
-	8,  // 18: lunar.v1.SessionInfo.params:type_name -> lunar.v1.Params
-	9,  // 19: lunar.v1.SessionInfo.connections:type_name -> lunar.v1.ConnectionInfo
-	3,  // 20: lunar.v1.SessionInfo.luns:type_name -> lunar.v1.LunStats
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	15, // 12: lunar.v1.LunLive.waiting_longest:type_name -> google.protobuf.Duration
+	4,  // 13: lunar.v1.LunStats.other_in:type_name -> lunar.v1.Flow
+	4,  // 14: lunar.v1.LunStats.other_out:type_name -> lunar.v1.Flow
+	12, // 15: lunar.v1.Histogram.buckets:type_name -> lunar.v1.Histogram.Bucket
+	15, // 16: lunar.v1.Histogram.sum:type_name -> google.protobuf.Duration
+	13, // 17: lunar.v1.SessionCounters.others:type_name -> lunar.v1.SessionCounters.OthersEntry
+	16, // 18: lunar.v1.SessionInfo.since:type_name -> google.protobuf.Timestamp
+	8,  // 19: lunar.v1.SessionInfo.params:type_name -> lunar.v1.Params
+	9,  // 20: lunar.v1.SessionInfo.connections:type_name -> lunar.v1.ConnectionInfo
+	3,  // 21: lunar.v1.SessionInfo.luns:type_name -> lunar.v1.LunStats
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_lunar_v1_live_proto_init() }

@@ -83,7 +83,9 @@ type GetLunResponse struct {
 	// What was set; absent for the controller at LUN 0.
 	Spec *Lun `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
 	// What goes on.
-	Live          *LunLive `protobuf:"bytes,2,opt,name=live,proto3" json:"live,omitempty"`
+	Live *LunLive `protobuf:"bytes,2,opt,name=live,proto3" json:"live,omitempty"`
+	// Why the volume could not be opened; empty: it could.
+	Fault         string `protobuf:"bytes,3,opt,name=fault,proto3" json:"fault,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -130,6 +132,13 @@ func (x *GetLunResponse) GetLive() *LunLive {
 		return x.Live
 	}
 	return nil
+}
+
+func (x *GetLunResponse) GetFault() string {
+	if x != nil {
+		return x.Fault
+	}
+	return ""
 }
 
 // Request of LunService.AddLun.
@@ -617,6 +626,98 @@ func (x *ResizeLunResponse) GetSize() int64 {
 	return 0
 }
 
+// Request of LunService.TakeOverLun.
+type TakeOverLunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of which target.
+	Target *TargetRef `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// Which number.
+	Lun           uint32 `protobuf:"varint,2,opt,name=lun,proto3" json:"lun,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeOverLunRequest) Reset() {
+	*x = TakeOverLunRequest{}
+	mi := &file_lunar_v1_lun_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeOverLunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeOverLunRequest) ProtoMessage() {}
+
+func (x *TakeOverLunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lunar_v1_lun_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeOverLunRequest.ProtoReflect.Descriptor instead.
+func (*TakeOverLunRequest) Descriptor() ([]byte, []int) {
+	return file_lunar_v1_lun_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TakeOverLunRequest) GetTarget() *TargetRef {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *TakeOverLunRequest) GetLun() uint32 {
+	if x != nil {
+		return x.Lun
+	}
+	return 0
+}
+
+// Response of LunService.TakeOverLun.
+type TakeOverLunResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeOverLunResponse) Reset() {
+	*x = TakeOverLunResponse{}
+	mi := &file_lunar_v1_lun_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeOverLunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeOverLunResponse) ProtoMessage() {}
+
+func (x *TakeOverLunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lunar_v1_lun_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeOverLunResponse.ProtoReflect.Descriptor instead.
+func (*TakeOverLunResponse) Descriptor() ([]byte, []int) {
+	return file_lunar_v1_lun_proto_rawDescGZIP(), []int{11}
+}
+
 var File_lunar_v1_lun_proto protoreflect.FileDescriptor
 
 const file_lunar_v1_lun_proto_rawDesc = "" +
@@ -624,10 +725,11 @@ const file_lunar_v1_lun_proto_rawDesc = "" +
 	"\x12lunar/v1/lun.proto\x12\blunar.v1\x1a google/protobuf/field_mask.proto\x1a\x13lunar/v1/live.proto\x1a\x13lunar/v1/spec.proto\"N\n" +
 	"\rGetLunRequest\x12+\n" +
 	"\x06target\x18\x01 \x01(\v2\x13.lunar.v1.TargetRefR\x06target\x12\x10\n" +
-	"\x03lun\x18\x02 \x01(\rR\x03lun\"Z\n" +
+	"\x03lun\x18\x02 \x01(\rR\x03lun\"p\n" +
 	"\x0eGetLunResponse\x12!\n" +
 	"\x04spec\x18\x01 \x01(\v2\r.lunar.v1.LunR\x04spec\x12%\n" +
-	"\x04live\x18\x02 \x01(\v2\x11.lunar.v1.LunLiveR\x04live\"\x9a\x01\n" +
+	"\x04live\x18\x02 \x01(\v2\x11.lunar.v1.LunLiveR\x04live\x12\x14\n" +
+	"\x05fault\x18\x03 \x01(\tR\x05fault\"\x9a\x01\n" +
 	"\rAddLunRequest\x12+\n" +
 	"\x06target\x18\x01 \x01(\v2\x13.lunar.v1.TargetRefR\x06target\x12\x1f\n" +
 	"\x03lun\x18\x02 \x01(\v2\r.lunar.v1.LunR\x03lun\x12\x14\n" +
@@ -658,14 +760,19 @@ const file_lunar_v1_lun_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"'\n" +
 	"\x11ResizeLunResponse\x12\x12\n" +
-	"\x04size\x18\x01 \x01(\x03R\x04size2\xd8\x02\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\"S\n" +
+	"\x12TakeOverLunRequest\x12+\n" +
+	"\x06target\x18\x01 \x01(\v2\x13.lunar.v1.TargetRefR\x06target\x12\x10\n" +
+	"\x03lun\x18\x02 \x01(\rR\x03lun\"\x15\n" +
+	"\x13TakeOverLunResponse2\xa4\x03\n" +
 	"\n" +
 	"LunService\x12;\n" +
 	"\x06GetLun\x12\x17.lunar.v1.GetLunRequest\x1a\x18.lunar.v1.GetLunResponse\x12;\n" +
 	"\x06AddLun\x12\x17.lunar.v1.AddLunRequest\x1a\x18.lunar.v1.AddLunResponse\x12D\n" +
 	"\tUpdateLun\x12\x1a.lunar.v1.UpdateLunRequest\x1a\x1b.lunar.v1.UpdateLunResponse\x12D\n" +
 	"\tRemoveLun\x12\x1a.lunar.v1.RemoveLunRequest\x1a\x1b.lunar.v1.RemoveLunResponse\x12D\n" +
-	"\tResizeLun\x12\x1a.lunar.v1.ResizeLunRequest\x1a\x1b.lunar.v1.ResizeLunResponseB9Z7github.com/lunar-iscsi/lunar/admin/api/lunar/v1;lunarv1b\x06proto3"
+	"\tResizeLun\x12\x1a.lunar.v1.ResizeLunRequest\x1a\x1b.lunar.v1.ResizeLunResponse\x12J\n" +
+	"\vTakeOverLun\x12\x1c.lunar.v1.TakeOverLunRequest\x1a\x1d.lunar.v1.TakeOverLunResponseB9Z7github.com/lunar-iscsi/lunar/admin/api/lunar/v1;lunarv1b\x06proto3"
 
 var (
 	file_lunar_v1_lun_proto_rawDescOnce sync.Once
@@ -679,7 +786,7 @@ func file_lunar_v1_lun_proto_rawDescGZIP() []byte {
 	return file_lunar_v1_lun_proto_rawDescData
 }
 
-var file_lunar_v1_lun_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_lunar_v1_lun_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_lunar_v1_lun_proto_goTypes = []any{
 	(*GetLunRequest)(nil),         // 0: lunar.v1.GetLunRequest
 	(*GetLunResponse)(nil),        // 1: lunar.v1.GetLunResponse
@@ -691,39 +798,44 @@ var file_lunar_v1_lun_proto_goTypes = []any{
 	(*RemoveLunResponse)(nil),     // 7: lunar.v1.RemoveLunResponse
 	(*ResizeLunRequest)(nil),      // 8: lunar.v1.ResizeLunRequest
 	(*ResizeLunResponse)(nil),     // 9: lunar.v1.ResizeLunResponse
-	(*TargetRef)(nil),             // 10: lunar.v1.TargetRef
-	(*Lun)(nil),                   // 11: lunar.v1.Lun
-	(*LunLive)(nil),               // 12: lunar.v1.LunLive
-	(*fieldmaskpb.FieldMask)(nil), // 13: google.protobuf.FieldMask
+	(*TakeOverLunRequest)(nil),    // 10: lunar.v1.TakeOverLunRequest
+	(*TakeOverLunResponse)(nil),   // 11: lunar.v1.TakeOverLunResponse
+	(*TargetRef)(nil),             // 12: lunar.v1.TargetRef
+	(*Lun)(nil),                   // 13: lunar.v1.Lun
+	(*LunLive)(nil),               // 14: lunar.v1.LunLive
+	(*fieldmaskpb.FieldMask)(nil), // 15: google.protobuf.FieldMask
 }
 var file_lunar_v1_lun_proto_depIdxs = []int32{
-	10, // 0: lunar.v1.GetLunRequest.target:type_name -> lunar.v1.TargetRef
-	11, // 1: lunar.v1.GetLunResponse.spec:type_name -> lunar.v1.Lun
-	12, // 2: lunar.v1.GetLunResponse.live:type_name -> lunar.v1.LunLive
-	10, // 3: lunar.v1.AddLunRequest.target:type_name -> lunar.v1.TargetRef
-	11, // 4: lunar.v1.AddLunRequest.lun:type_name -> lunar.v1.Lun
-	11, // 5: lunar.v1.AddLunResponse.lun:type_name -> lunar.v1.Lun
-	10, // 6: lunar.v1.UpdateLunRequest.target:type_name -> lunar.v1.TargetRef
-	11, // 7: lunar.v1.UpdateLunRequest.to:type_name -> lunar.v1.Lun
-	13, // 8: lunar.v1.UpdateLunRequest.update_mask:type_name -> google.protobuf.FieldMask
-	11, // 9: lunar.v1.UpdateLunResponse.lun:type_name -> lunar.v1.Lun
-	10, // 10: lunar.v1.RemoveLunRequest.target:type_name -> lunar.v1.TargetRef
-	10, // 11: lunar.v1.ResizeLunRequest.target:type_name -> lunar.v1.TargetRef
-	0,  // 12: lunar.v1.LunService.GetLun:input_type -> lunar.v1.GetLunRequest
-	2,  // 13: lunar.v1.LunService.AddLun:input_type -> lunar.v1.AddLunRequest
-	4,  // 14: lunar.v1.LunService.UpdateLun:input_type -> lunar.v1.UpdateLunRequest
-	6,  // 15: lunar.v1.LunService.RemoveLun:input_type -> lunar.v1.RemoveLunRequest
-	8,  // 16: lunar.v1.LunService.ResizeLun:input_type -> lunar.v1.ResizeLunRequest
-	1,  // 17: lunar.v1.LunService.GetLun:output_type -> lunar.v1.GetLunResponse
-	3,  // 18: lunar.v1.LunService.AddLun:output_type -> lunar.v1.AddLunResponse
-	5,  // 19: lunar.v1.LunService.UpdateLun:output_type -> lunar.v1.UpdateLunResponse
-	7,  // 20: lunar.v1.LunService.RemoveLun:output_type -> lunar.v1.RemoveLunResponse
-	9,  // 21: lunar.v1.LunService.ResizeLun:output_type -> lunar.v1.ResizeLunResponse
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	12, // 0: lunar.v1.GetLunRequest.target:type_name -> lunar.v1.TargetRef
+	13, // 1: lunar.v1.GetLunResponse.spec:type_name -> lunar.v1.Lun
+	14, // 2: lunar.v1.GetLunResponse.live:type_name -> lunar.v1.LunLive
+	12, // 3: lunar.v1.AddLunRequest.target:type_name -> lunar.v1.TargetRef
+	13, // 4: lunar.v1.AddLunRequest.lun:type_name -> lunar.v1.Lun
+	13, // 5: lunar.v1.AddLunResponse.lun:type_name -> lunar.v1.Lun
+	12, // 6: lunar.v1.UpdateLunRequest.target:type_name -> lunar.v1.TargetRef
+	13, // 7: lunar.v1.UpdateLunRequest.to:type_name -> lunar.v1.Lun
+	15, // 8: lunar.v1.UpdateLunRequest.update_mask:type_name -> google.protobuf.FieldMask
+	13, // 9: lunar.v1.UpdateLunResponse.lun:type_name -> lunar.v1.Lun
+	12, // 10: lunar.v1.RemoveLunRequest.target:type_name -> lunar.v1.TargetRef
+	12, // 11: lunar.v1.ResizeLunRequest.target:type_name -> lunar.v1.TargetRef
+	12, // 12: lunar.v1.TakeOverLunRequest.target:type_name -> lunar.v1.TargetRef
+	0,  // 13: lunar.v1.LunService.GetLun:input_type -> lunar.v1.GetLunRequest
+	2,  // 14: lunar.v1.LunService.AddLun:input_type -> lunar.v1.AddLunRequest
+	4,  // 15: lunar.v1.LunService.UpdateLun:input_type -> lunar.v1.UpdateLunRequest
+	6,  // 16: lunar.v1.LunService.RemoveLun:input_type -> lunar.v1.RemoveLunRequest
+	8,  // 17: lunar.v1.LunService.ResizeLun:input_type -> lunar.v1.ResizeLunRequest
+	10, // 18: lunar.v1.LunService.TakeOverLun:input_type -> lunar.v1.TakeOverLunRequest
+	1,  // 19: lunar.v1.LunService.GetLun:output_type -> lunar.v1.GetLunResponse
+	3,  // 20: lunar.v1.LunService.AddLun:output_type -> lunar.v1.AddLunResponse
+	5,  // 21: lunar.v1.LunService.UpdateLun:output_type -> lunar.v1.UpdateLunResponse
+	7,  // 22: lunar.v1.LunService.RemoveLun:output_type -> lunar.v1.RemoveLunResponse
+	9,  // 23: lunar.v1.LunService.ResizeLun:output_type -> lunar.v1.ResizeLunResponse
+	11, // 24: lunar.v1.LunService.TakeOverLun:output_type -> lunar.v1.TakeOverLunResponse
+	19, // [19:25] is the sub-list for method output_type
+	13, // [13:19] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_lunar_v1_lun_proto_init() }
@@ -739,7 +851,7 @@ func file_lunar_v1_lun_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lunar_v1_lun_proto_rawDesc), len(file_lunar_v1_lun_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,11 +19,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	LunService_GetLun_FullMethodName    = "/lunar.v1.LunService/GetLun"
-	LunService_AddLun_FullMethodName    = "/lunar.v1.LunService/AddLun"
-	LunService_UpdateLun_FullMethodName = "/lunar.v1.LunService/UpdateLun"
-	LunService_RemoveLun_FullMethodName = "/lunar.v1.LunService/RemoveLun"
-	LunService_ResizeLun_FullMethodName = "/lunar.v1.LunService/ResizeLun"
+	LunService_GetLun_FullMethodName      = "/lunar.v1.LunService/GetLun"
+	LunService_AddLun_FullMethodName      = "/lunar.v1.LunService/AddLun"
+	LunService_UpdateLun_FullMethodName   = "/lunar.v1.LunService/UpdateLun"
+	LunService_RemoveLun_FullMethodName   = "/lunar.v1.LunService/RemoveLun"
+	LunService_ResizeLun_FullMethodName   = "/lunar.v1.LunService/ResizeLun"
+	LunService_TakeOverLun_FullMethodName = "/lunar.v1.LunService/TakeOverLun"
 )
 
 // LunServiceClient is the client API for LunService service.
@@ -42,6 +43,9 @@ type LunServiceClient interface {
 	RemoveLun(ctx context.Context, in *RemoveLunRequest, opts ...grpc.CallOption) (*RemoveLunResponse, error)
 	// ResizeLun changes the size of a LUN's volume. Initiators hear of it at once.
 	ResizeLun(ctx context.Context, in *ResizeLunRequest, opts ...grpc.CallOption) (*ResizeLunResponse, error)
+	// TakeOverLun shuts out whoever else has the LUN's volume open, and has it alone from then on. When it returns, nothing that
+	// others had under way will be applied any more. UNSUPPORTED where the engine cannot promise that.
+	TakeOverLun(ctx context.Context, in *TakeOverLunRequest, opts ...grpc.CallOption) (*TakeOverLunResponse, error)
 }
 
 type lunServiceClient struct {
@@ -102,6 +106,16 @@ func (c *lunServiceClient) ResizeLun(ctx context.Context, in *ResizeLunRequest, 
 	return out, nil
 }
 
+func (c *lunServiceClient) TakeOverLun(ctx context.Context, in *TakeOverLunRequest, opts ...grpc.CallOption) (*TakeOverLunResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TakeOverLunResponse)
+	err := c.cc.Invoke(ctx, LunService_TakeOverLun_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LunServiceServer is the server API for LunService service.
 // All implementations must embed UnimplementedLunServiceServer
 // for forward compatibility.
@@ -118,6 +132,9 @@ type LunServiceServer interface {
 	RemoveLun(context.Context, *RemoveLunRequest) (*RemoveLunResponse, error)
 	// ResizeLun changes the size of a LUN's volume. Initiators hear of it at once.
 	ResizeLun(context.Context, *ResizeLunRequest) (*ResizeLunResponse, error)
+	// TakeOverLun shuts out whoever else has the LUN's volume open, and has it alone from then on. When it returns, nothing that
+	// others had under way will be applied any more. UNSUPPORTED where the engine cannot promise that.
+	TakeOverLun(context.Context, *TakeOverLunRequest) (*TakeOverLunResponse, error)
 	mustEmbedUnimplementedLunServiceServer()
 }
 
@@ -142,6 +159,9 @@ func (UnimplementedLunServiceServer) RemoveLun(context.Context, *RemoveLunReques
 }
 func (UnimplementedLunServiceServer) ResizeLun(context.Context, *ResizeLunRequest) (*ResizeLunResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResizeLun not implemented")
+}
+func (UnimplementedLunServiceServer) TakeOverLun(context.Context, *TakeOverLunRequest) (*TakeOverLunResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TakeOverLun not implemented")
 }
 func (UnimplementedLunServiceServer) mustEmbedUnimplementedLunServiceServer() {}
 func (UnimplementedLunServiceServer) testEmbeddedByValue()                    {}
@@ -254,6 +274,24 @@ func _LunService_ResizeLun_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LunService_TakeOverLun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TakeOverLunRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LunServiceServer).TakeOverLun(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LunService_TakeOverLun_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LunServiceServer).TakeOverLun(ctx, req.(*TakeOverLunRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // LunService_ServiceDesc is the grpc.ServiceDesc for LunService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -280,6 +318,10 @@ var LunService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResizeLun",
 			Handler:    _LunService_ResizeLun_Handler,
+		},
+		{
+			MethodName: "TakeOverLun",
+			Handler:    _LunService_TakeOverLun_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

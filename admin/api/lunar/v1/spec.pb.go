@@ -1013,7 +1013,14 @@ type Lun struct {
 	// Mode pages set in tgt's way, PAGE:SUBPAGE:LENGTH:BYTE:…
 	ModePages []string `protobuf:"bytes,25,rep,name=mode_pages,json=modePages,proto3" json:"mode_pages,omitempty"`
 	// How tgt's tools were told of the volume; absent: it was not made through them.
-	Tgt           *TgtStore `protobuf:"bytes,26,opt,name=tgt,proto3" json:"tgt,omitempty"`
+	Tgt *TgtStore `protobuf:"bytes,26,opt,name=tgt,proto3" json:"tgt,omitempty"`
+	// How long a command may wait for the volume, seconds; 0: 30.
+	Timeout int32 `protobuf:"varint,27,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// What then becomes of it. "wait" (or empty): it waits on, and is told of. "error": its initiator is answered NOT READY.
+	OnTimeout string `protobuf:"bytes,28,opt,name=on_timeout,json=onTimeout,proto3" json:"on_timeout,omitempty"`
+	// What a volume that cannot be opened makes of the LUN. "offline": it is there, NOT READY, and is tried again. "fail": it is refused, and
+	// at the start of the daemon fails that. Empty: refused when it is made, offline at the start.
+	Away          string `protobuf:"bytes,29,opt,name=away,proto3" json:"away,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1230,6 +1237,27 @@ func (x *Lun) GetTgt() *TgtStore {
 	return nil
 }
 
+func (x *Lun) GetTimeout() int32 {
+	if x != nil {
+		return x.Timeout
+	}
+	return 0
+}
+
+func (x *Lun) GetOnTimeout() string {
+	if x != nil {
+		return x.OnTimeout
+	}
+	return ""
+}
+
+func (x *Lun) GetAway() string {
+	if x != nil {
+		return x.Away
+	}
+	return ""
+}
+
 // A TgtStore is a backing store in tgt's words.
 type TgtStore struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1377,7 +1405,7 @@ const file_lunar_v1_spec_proto_rawDesc = "" +
 	"\x04port\x18\x02 \x01(\x05R\x04port\x12\x1c\n" +
 	"\tpermanent\x18\x03 \x01(\bR\tpermanent\x12\x1a\n" +
 	"\bcallback\x18\x04 \x01(\tR\bcallback\x12\x1c\n" +
-	"\ttemporary\x18\x05 \x01(\bR\ttemporary\"\xe6\x06\n" +
+	"\ttemporary\x18\x05 \x01(\bR\ttemporary\"\xb3\a\n" +
 	"\x03Lun\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x1a\n" +
@@ -1409,7 +1437,11 @@ const file_lunar_v1_spec_proto_rawDesc = "" +
 	"\x14no_compare_and_write\x18\x18 \x01(\bR\x11noCompareAndWrite\x12\x1d\n" +
 	"\n" +
 	"mode_pages\x18\x19 \x03(\tR\tmodePages\x12$\n" +
-	"\x03tgt\x18\x1a \x01(\v2\x12.lunar.v1.TgtStoreR\x03tgtB\a\n" +
+	"\x03tgt\x18\x1a \x01(\v2\x12.lunar.v1.TgtStoreR\x03tgt\x12\x18\n" +
+	"\atimeout\x18\x1b \x01(\x05R\atimeout\x12\x1d\n" +
+	"\n" +
+	"on_timeout\x18\x1c \x01(\tR\tonTimeout\x12\x12\n" +
+	"\x04away\x18\x1d \x01(\tR\x04awayB\a\n" +
 	"\x05_thinB\x0e\n" +
 	"\f_write_cache\"b\n" +
 	"\bTgtStore\x12\x12\n" +

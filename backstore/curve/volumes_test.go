@@ -32,7 +32,7 @@ func newAdmin(t *testing.T) *admin {
 	a := &admin{v: Driver().Volumes}
 	a.bench = newBench(t, func(c *nebd.Config) { c.Segment = volumeGiB })
 	var err error
-	a.c, err = cluster.Start(cluster.Config{Dir: filepath.Join(a.dir, "pool"), Pool: a.pool, Freeze: func(string) func() { return a.srv.Freeze() },
+	a.c, err = cluster.Start(cluster.Config{Pool: a.pool, Freeze: func(string) func() { return a.srv.Freeze() },
 		Step: func(task, uuid string, percent int) error {
 			if f := a.step.Load(); f != nil {
 				return (*f)(task, uuid, percent)

@@ -15,7 +15,6 @@ import (
 
 // Config says what a cluster is made of.
 type Config struct {
-	Dir      string // the pool's folder
 	Pool     *nebd.Pool
 	Password string // root's ("root_password")
 
@@ -56,7 +55,7 @@ func Start(cfg Config) (*Cluster, error) {
 		cfg.Freeze = func(string) func() { return func() {} }
 	}
 	c := &Cluster{cfg: cfg, lastID: uint64(time.Now().UnixMilli()), snaps: map[string]*snapshot{}, jobs: map[string]*job{}}
-	if err := os.MkdirAll(filepath.Join(cfg.Dir, objects), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(cfg.Pool.Dir(), objects), 0o755); err != nil {
 		return nil, err
 	}
 	var err error

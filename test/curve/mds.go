@@ -184,7 +184,7 @@ func (c *Cluster) owned(volume, owner string) (meta, error) {
 }
 
 func (c *Cluster) isDir(p string) bool {
-	fi, err := os.Stat(filepath.Join(c.cfg.Dir, filepath.FromSlash(p)))
+	fi, err := os.Stat(filepath.Join(c.cfg.Pool.Dir(), filepath.FromSlash(p)))
 	return err == nil && fi.IsDir() && !strings.Contains(p, "/.")
 }
 
@@ -253,7 +253,7 @@ func (c *Cluster) deleteFile(r request) error {
 	if r.num[6] != 0 {
 		return failure(mds.NotSupported)
 	}
-	if err := os.MkdirAll(filepath.Join(c.cfg.Dir, recycle), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(c.cfg.Pool.Dir(), recycle), 0o755); err != nil {
 		return err
 	}
 	m.Original = name
@@ -371,7 +371,7 @@ func (c *Cluster) listDir(r request) ([][]byte, error) {
 	if r.text[2] != mds.Root { // directories are root's
 		return nil, failure(mds.OwnerAuthFail)
 	}
-	list, err := os.ReadDir(filepath.Join(c.cfg.Dir, filepath.FromSlash(dir)))
+	list, err := os.ReadDir(filepath.Join(c.cfg.Pool.Dir(), filepath.FromSlash(dir)))
 	if err != nil {
 		return nil, err
 	}
@@ -414,7 +414,7 @@ func (c *Cluster) renameFile(r request) error {
 // recoverFile brings the youngest deleted volume of a path, or the one of an id, back.
 func (c *Cluster) recoverFile(r request) error {
 	name := r.text[1]
-	list, err := os.ReadDir(filepath.Join(c.cfg.Dir, recycle))
+	list, err := os.ReadDir(filepath.Join(c.cfg.Pool.Dir(), recycle))
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func newUUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-func (c *Cluster) object(uuid string) string { return filepath.Join(c.cfg.Dir, objects, uuid) }
+func (c *Cluster) object(uuid string) string { return filepath.Join(c.cfg.Pool.Dir(), objects, uuid) }
 
 // snapping reports whether a snapshot of a volume is being taken; cloned, whether lazy clones need the volume.
 func (c *Cluster) snapping(volume string) bool {

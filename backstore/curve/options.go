@@ -45,7 +45,6 @@ type config struct {
 	name
 	socket   string
 	lockDir  string
-	mds      string
 	readOnly bool
 	shared   bool
 	discard  bool
@@ -84,7 +83,6 @@ func parse(u *backstore.URI, o backstore.Options) (*config, error) {
 	if c.lockDir == "" {
 		return nil, badURI(u, fmt.Errorf("option lockdir: want the folder of the locks that all clients of this nebd-server share (metacache.fileLockPath of nebd-client.conf)"))
 	}
-	c.mds, _ = u.Option("mds")
 	for _, b := range []struct {
 		name string
 		to   *bool

@@ -139,7 +139,8 @@ func (v *volume) open(ctx context.Context, c *config, warn func(string)) (*Store
 
 // describe is what a store of this volume is.
 func (c *config) describe(i info) backstore.Info {
-	d := backstore.Info{Driver: "cbd", Volume: c.nebd, Size: i.size, BlockSize: i.block, PhysicalBlock: max(i.block, 4096), MaxTransfer: maxTransfer, MaxInFlight: c.inFlight, MemAlign: 1,
+	d := backstore.Info{Driver: "cbd", Volume: c.nebd, Size: i.size, MaxTransfer: maxTransfer, MaxInFlight: c.inFlight, MemAlign: 1,
+		BlockSize: i.block, PhysicalBlock: max(i.block, 4096),
 		// A write is answered when a majority of its chunk's servers has it on disk; nothing of nebd-server and libcurve caches.
 		Caps: backstore.CapFUA, Coherent: true, ReadOnly: c.readOnly, Shared: c.shared, AtomicUnit: int64(i.block)}
 	if c.discard {

@@ -2,6 +2,7 @@ package nebd
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -155,4 +156,21 @@ func (p *Process) URI(t testing.TB, volume string, size int64) string {
 		t.Fatal(err)
 	}
 	return "cbd:pool/" + volume + "_user_?socket=" + p.Socket + "&lockdir=" + p.Locks
+}
+
+// Descriptors is how many volumes are open, by the server's records.
+func (p *Process) Descriptors(t testing.TB) int {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(p.dir, "meta"))
+	if os.IsNotExist(err) {
+		return 0
+	}
+	var r records
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(r.Volumes)
 }

@@ -180,3 +180,14 @@ func (b *bench) remarked(text string) {
 		return strings.Contains(strings.Join(b.warns, "\n"), text)
 	})
 }
+
+// remarkedOn is remarked where the loop has to be turned for that.
+func (b *bench) remarkedOn(h *backstoretest.Harness, text string) {
+	b.t.Helper()
+	b.waitFor("a remark with "+text, func() bool {
+		h.Turn(time.Millisecond)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return strings.Contains(strings.Join(b.warns, "\n"), text)
+	})
+}

@@ -128,19 +128,24 @@ func TestStopping(t *testing.T) {
 	<-held
 	stopped := make(chan struct{})
 	go func() { b.srv.Stop(); close(stopped) }()
-	_ = stopped
+	b.waitFor("the stop", func() bool {
+		_, err := s.v.h.ask(t.Context(), fileService, "Flush", fdMessage(1))
+		return err != nil
+	})
+	second := write(4096, data(4096, 2))
+	h.Start(second)
+	h.Kick()
+	b.remarkedOn(h, "requests wait")
 	close(hold)
 	if r := h.Wait(); r != first || r.Err != nil {
 		t.Fatalf("a request from before the stop: %v", r.Err)
 	}
 	<-stopped
-	second := write(4096, data(4096, 2))
-	h.Start(second)
-	h.Kick()
 	b.start()
 	if r := h.Wait(); r != second || r.Err != nil {
-		t.Fatalf("a request of after the stop: %v", r.Err)
+		t.Fatalf("a request that came during the stop: %v", r.Err)
 	}
+	h.Want(0, append(data(4096, 1), data(4096, 2)...), "after the stop")
 	h.Close()
 }
 

@@ -98,7 +98,7 @@ func bare(t testing.TB, rs ...*backstore.Request) (*Store, *conn) {
 	c := &config{name: name{nebd: "cbd:pool//vol_user_"}, inFlight: 8}
 	s := &Store{v: &volume{name: c.name}, cfg: c, info: c.describe(info{size: 1 << 30, block: 4096}), slots: make([]slot, 8), win: make([]byte, windowSize)}
 	s.warn = func(string) {}
-	s.poller.pumping = true // nobody waits for it
+	s.poller.pumping, s.poller.wake = true, -1 // nobody waits for it
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	t.Cleanup(s.cancel)
 	for i := 7; i >= 0; i-- {
@@ -243,6 +243,33 @@ func TestHostileAnswers(t *testing.T) {
 	s.slots[0].sent = false
 	if c.feed(answerTo(s, 0, ok, make([]byte, 4096))) == nil {
 		t.Error("an answer before the request was sent")
+	}
+}
+
+// A server that has no time now is asked again, with another id, and everything that comes meanwhile waits with it.
+func TestLater(t *testing.T) {
+	for _, code := range []int32{brpc.ELogOff, brpc.EOvercrowded, brpc.ELimit, brpc.EInternal} {
+		r, w := read(0, 4096), write(4096, make([]byte, 4096))
+		s, c := bare(t, r)
+		old := s.slots[0].cookie
+		if err := c.feed(brpc.AppendResponse(nil, code, "later", int64(old), nil, 0)); err != nil || s.done.n != 0 {
+			t.Fatalf("code %d: %v, and %d have ended: %v", code, err, s.done.n, r.Err)
+		}
+		s.again.Stop()
+		w.C = ended{}
+		s.submit(w)
+		if s.wait.n != 2 {
+			t.Fatalf("%d wait", s.wait.n)
+		}
+		s.held = false // what the timer does
+		s.adopt()
+		if s.wait.n != 0 || s.c.sendq.n != 2 || s.slots[0].cookie == old {
+			t.Fatalf("%d wait, %d are to be sent", s.wait.n, s.c.sendq.n)
+		}
+		s.slots[0].sent, s.c.sendq = true, queue{}
+		if err := c.feed(answerTo(s, 0, ok, data(4096, 3))); err != nil || r.Err != nil || !bytes.Equal(r.Buf, data(4096, 3)) {
+			t.Errorf("the second answer: %v, %v", err, r.Err)
+		}
 	}
 }
 

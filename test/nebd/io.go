@@ -18,7 +18,7 @@ const (
 	Wait       // it is not carried out and not answered while the server lives: a cluster that hangs
 )
 
-// Faults says what happens to a Read or Write of size bytes at off. It is called for each, from any goroutine.
+// Faults says what happens to a Read or Write of size bytes at off. It is called for each, from any goroutine, and may take its time.
 type Faults func(method, volume string, off, size int64) Fault
 
 // SetFaults has requests go wrong from now on; nil ends that.
@@ -51,16 +51,18 @@ func (s *Server) transfer(c *brpc.Call) error {
 		return nil
 	}
 	e.busy++
-	fault := None
-	if s.faults != nil {
-		fault = s.faults(c.Method, e.volume, off, size)
+	faults, fault := s.faults, None
+	if faults != nil {
+		s.mu.Unlock()
+		fault = faults(c.Method, e.volume, off, size)
+		s.mu.Lock()
 	}
 	if off%e.block != 0 || size%e.block != 0 {
 		s.mu.Unlock()
 		s.die(fmt.Sprintf("a %s of %d bytes at %d, in a volume with blocks of %d: double free detected", c.Method, size, off, e.block))
 		return errNever
 	}
-	there := e.there()
+	there := e.file != nil && e.there() // the server may have ended meanwhile
 	s.mu.Unlock()
 	if size == 0 || !there || fault == Wait {
 		return s.lose(e)
@@ -79,6 +81,12 @@ func (s *Server) transfer(c *brpc.Call) error {
 	s.cond.Broadcast()
 	s.mu.Unlock()
 	return nil
+}
+
+// Freeze waits for the I/O that is being carried out and keeps more of it waiting, on every volume, until thaw is called: whoever takes a snapshot does so meanwhile.
+func (s *Server) Freeze() (thaw func()) {
+	s.io.Lock()
+	return s.io.Unlock
 }
 
 // touch reads or writes the file.

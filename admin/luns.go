@@ -117,7 +117,9 @@ func (m *Manager) RemoveLUN(ctx context.Context, ref Ref, lun uint16, force bool
 		if err := m.saveTarget(e, t); err != nil {
 			return err
 		}
-		err := e.live.RemoveLUN(ctx, lun, force)
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.CloseTimeout) // a volume that is silent is left to itself
+		defer cancel()
+		err := e.live.RemoveLUN(closing, lun, force)
 		if code := CodeOf(coded(err, Internal)); err != nil && code == LUNInUse {
 			// A command has come since we looked. What was saved is taken back; if it cannot be, the LUN has to go.
 			serr := m.saveTarget(e, &was)
@@ -125,7 +127,7 @@ func (m *Manager) RemoveLUN(ctx context.Context, ref Ref, lun uint16, force bool
 				return coded(err, Internal)
 			}
 			m.log.Warn("a LUN is removed with commands under way, since its removal is saved and could not be taken back", "target", e.name, "lun", lun, "error", serr)
-			err = e.live.RemoveLUN(ctx, lun, true)
+			err = e.live.RemoveLUN(closing, lun, true)
 		}
 		if err != nil {
 			m.log.Warn("a LUN was removed, but what was behind it could not be closed in order", "target", e.name, "lun", lun, "error", err)

@@ -22,7 +22,7 @@ SOAKSEED ?=
 
 # What of other people's programs is fetched (scripts/test-deps), and in addition for the long tests.
 DEPSETS = test guest tgt
-e2e: DEPSETS += qemu postgres trace
+e2e: DEPSETS += qemu postgres trace ceph longhorn
 
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
@@ -35,7 +35,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test e2e mutate race fuzz soak bench bench-scale bench-admin lint generate man clean install install-tgt uninstall-tgt check-go check-format test-deps
+.PHONY: help build build-rbd check-rbd test-rbd run test e2e mutate race fuzz soak bench bench-scale bench-admin bench-cluster lint generate man clean install install-tgt uninstall-tgt check-go check-format test-deps
 
 help: ## this list
 	@echo 'lunar, an iSCSI target server. Targets:'
@@ -43,6 +43,16 @@ help: ## this list
 
 build: check-go ## build every command into bin/ (BIN)
 	go build -trimpath -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
+
+build-rbd: check-go check-rbd ## the commands with the driver for Ceph RBD (cgo; needs a C compiler, librbd-dev, librados-dev)
+	scripts/rbd-env go build -trimpath -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
+
+check-rbd: ## whether build-rbd can work here and, if not, which packages are missing
+	@scripts/rbd-env --check
+
+test-rbd: check-go check-rbd ## the tests of the driver for Ceph RBD, against a cluster that they start
+	scripts/rbd-env go vet ./backstore/rbd/...
+	scripts/rbd-env go test -p 1 -timeout $(TESTTIME) ./backstore/rbd/...
 
 run: build ## serve a 1 GiB sparse file (LUNAR_IMG, default ./lunar.img) as a disk on 127.0.0.1:3260
 	@scripts/run "$(LUNAR_IMG)"
@@ -77,6 +87,10 @@ bench-scale: build ## 1,000 targets and 10,000 sessions in one process
 
 bench-admin: build ## what administration costs a busy target, and the load administration
 	go run ./test/adminbench
+
+bench-cluster: check-go ## an RBD image through lunar, through tgtd and by the driver alone; NBD beside a file
+	scripts/test-deps test ceph clusterbench
+	scripts/rbd-env go run ./test/clusterbench
 
 lint: check-go ## golangci-lint with .golangci.yml, and buf over admin/api, built from their modules on first use
 	go run $(GOLANGCI) run ./...

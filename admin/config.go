@@ -40,6 +40,10 @@ type Config struct {
 	MaxPortals   int           // portals
 	MaxWatchers  int           // Watch calls at once
 	MaxEvents    int           // events that wait for one who watches
+
+	VolumeTimeout time.Duration // one operation on a volume (a clone, a flattening) may take so long, if its caller waits so long
+	UndoTimeout   time.Duration // one that was cancelled is waited for so long, while it undoes what it has begun
+	MaxVolumeWork int           // operations on volumes at once
 }
 
 // The defaults of Config.
@@ -57,6 +61,10 @@ const (
 	DefaultMaxPortals   = 1024
 	DefaultMaxWatchers  = 64
 	DefaultMaxEvents    = 1024
+
+	DefaultVolumeTimeout = 24 * time.Hour
+	DefaultUndoTimeout   = 30 * time.Second
+	DefaultMaxVolumeWork = 16
 )
 
 type discard struct{}
@@ -81,7 +89,8 @@ func (c Config) withDefaults() Config {
 	for _, d := range []struct {
 		p   *time.Duration
 		def time.Duration
-	}{{&c.CallTimeout, DefaultCallTimeout}, {&c.OpenTimeout, DefaultOpenTimeout}, {&c.CloseTimeout, DefaultCloseTimeout}, {&c.RetryVolumes, DefaultRetryVolumes}, {&c.RetryMost, DefaultRetryMost}} {
+	}{{&c.CallTimeout, DefaultCallTimeout}, {&c.OpenTimeout, DefaultOpenTimeout}, {&c.CloseTimeout, DefaultCloseTimeout}, {&c.RetryVolumes, DefaultRetryVolumes},
+		{&c.VolumeTimeout, DefaultVolumeTimeout}, {&c.UndoTimeout, DefaultUndoTimeout}, {&c.RetryMost, DefaultRetryMost}} {
 		if *d.p == 0 {
 			*d.p = d.def
 		}
@@ -90,7 +99,7 @@ func (c Config) withDefaults() Config {
 		p   *int
 		def int
 	}{{&c.MaxWaiting, DefaultMaxWaiting}, {&c.MaxOpening, DefaultMaxOpening}, {&c.MaxTargets, DefaultMaxTargets}, {&c.MaxLUNs, DefaultMaxLUNs}, {&c.MaxAccounts, DefaultMaxAccounts},
-		{&c.MaxPortals, DefaultMaxPortals}, {&c.MaxWatchers, DefaultMaxWatchers}, {&c.MaxEvents, DefaultMaxEvents}} {
+		{&c.MaxPortals, DefaultMaxPortals}, {&c.MaxWatchers, DefaultMaxWatchers}, {&c.MaxEvents, DefaultMaxEvents}, {&c.MaxVolumeWork, DefaultMaxVolumeWork}} {
 		if *i.p == 0 {
 			*i.p = i.def
 		}

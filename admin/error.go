@@ -36,6 +36,15 @@ const (
 	SaveFailed                   // the change could not be made durable, and was not made
 	Timeout                      // it took too long
 	ShuttingDown                 // the daemon ends
+	NoVolume                     // no such volume, or what it was to be found in
+	NoSnapshot                   // no such snapshot of it
+	VolumeExists                 // a volume that was to be made is there already
+	SnapshotExists               //
+	VolumeInUse                  // it is a LUN here, somebody else has it open, or it has snapshots or clones
+	VolumeBusy                   // something else is being done with it, by this service
+	WouldDestroy                 // what is there would be lost for ever; force would do it
+	VolumeFailed                 // its engine failed, or is away; a *backstore.Error in the chain has the class
+	Cancelled                    // the caller went away, or took it back
 )
 
 // An Error says what failed, on which target or LUN, and what to do about it.

@@ -114,16 +114,22 @@ func (m *Manager) RemoveLUN(ctx context.Context, ref Ref, lun uint16, force bool
 				return &Error{Code: LUNInUse, Text: fmt.Sprintf("target %s LUN %d: %d commands are under way", e.name, lun, n), Hint: "try again, or force it"}
 			}
 		}
+		stay, err := m.quit(ctx, []*disk{e.disks[lun]}, force)
+		if err != nil {
+			return err
+		}
 		if err := m.saveTarget(e, t); err != nil {
+			stay()
 			return err
 		}
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.CloseTimeout) // a volume that is silent is left to itself
 		defer cancel()
-		err := e.live.RemoveLUN(closing, lun, force)
+		err = e.live.RemoveLUN(closing, lun, force)
 		if code := CodeOf(coded(err, Internal)); err != nil && code == LUNInUse {
 			// A command has come since we looked. What was saved is taken back; if it cannot be, the LUN has to go.
 			serr := m.saveTarget(e, &was)
 			if serr == nil {
+				stay()
 				return coded(err, Internal)
 			}
 			m.log.Warn("a LUN is removed with commands under way, since its removal is saved and could not be taken back", "target", e.name, "lun", lun, "error", serr)
@@ -257,6 +263,17 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 		return &Error{Code: Unsupported, Text: fmt.Sprintf("target %s LUN %d: its disk, which is to have another volume, is %s, too", e.name, cur.Number, others[0]),
 			Hint: "remove it there, and add it anew afterwards"}
 	}
+	stay, err := m.quit(ctx, []*disk{e.disks[cur.Number]}, false)
+	if err != nil {
+		m.closeStore(e.disks[cur.Number], how.opened)
+		return err
+	}
+	swapped := false
+	defer func() {
+		if !swapped {
+			stay()
+		}
+	}()
 	d := &disk{e: e, lun: next.Number, identity: next.Identity}
 	st := how.opened
 	if next.Volume != "" {
@@ -282,6 +299,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 			m.reclaim(e.disks[d.lun])
 			return err
 		}
+		d.store = st
 	}
 	undo := func() { m.release(d); m.reclaim(e.disks[d.lun]); m.restore(e, cur) }
 	if !cur.Offline {
@@ -305,6 +323,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 		undo()
 		return err
 	}
+	swapped = true
 	if err := swap.Commit(context.WithoutCancel(ctx)); err != nil {
 		m.log.Warn("the volume that a LUN had could not be closed in order", "target", e.name, "lun", d.lun, "error", err)
 	}

@@ -38,7 +38,8 @@ type Manager struct {
 	portals  []*portalEntry // in the order of their making
 	accounts accounts       // replaced whole
 	volumes  map[string][]*disk
-	closing  bool // nothing is to be added any more
+	doing    map[*volumeWork]struct{} // what is being done with volumes
+	closing  bool                     // nothing is to be added any more
 	closed   bool
 }
 
@@ -81,7 +82,7 @@ func New(cfg Config) (*Manager, error) {
 	cfg = cfg.withDefaults()
 	m := &Manager{cfg: cfg, log: cfg.Log, started: time.Now(), ended: make(chan struct{}),
 		accountsTurn: newTurn("accounts"), portalsTurn: newTurn("portals"), systemTurn: newTurn("system settings"),
-		byTID: map[int]*entry{}, byName: map[string]*entry{}, volumes: map[string][]*disk{}}
+		byTID: map[int]*entry{}, byName: map[string]*entry{}, volumes: map[string][]*disk{}, doing: map[*volumeWork]struct{}{}}
 	m.hub.init(cfg.MaxEvents, cfg.MaxWatchers)
 	srv, err := target.NewServer(m.serverConfig())
 	if err != nil {
@@ -112,6 +113,7 @@ func (m *Manager) Close() error {
 	m.mu.Unlock()
 	close(m.ended)
 	m.work.Wait()
+	m.endVolumeWork()
 	return m.srv.Close()
 }
 

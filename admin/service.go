@@ -42,6 +42,9 @@ type PortalState struct {
 type DriverInfo struct {
 	Scheme, Help string
 	Options      []string
+	Absent       string   // why it is not built in, and what to do about it; empty: it is
+	Traits       []string // what is true of every volume of it
+	Can          []string // what can be done with its volumes besides serving them: "create", "snapshot", …
 }
 
 // Service is every administrative operation. Its methods may be called from any goroutine. A call that changes something waits for
@@ -103,6 +106,8 @@ type Service interface {
 	Shutdown(ctx context.Context, onlyIfEmpty bool) error
 	Drivers() []DriverInfo
 
+	VolumeService
+
 	// Apply makes what is set equal to want, changing only what differs and touching no session of what does not. Each target
 	// that differs is one step; the first that fails ends it, and is named. With dryRun nothing is changed. It returns the steps, those done or to do.
 	Apply(ctx context.Context, want spec.Document, o ApplyOptions) ([]Step, error)
@@ -116,8 +121,7 @@ type Service interface {
 type ApplyOptions struct {
 	DryRun bool
 	Force  bool // may end sessions, replace volumes that initiators see, and shrink
-	// Away is what LUNs do that are new, and say nothing about it, with a volume that cannot be opened (spec.LUN.Away). With "offline" the
-	// volumes of all that are new are opened beside each other.
+	// Away is what LUNs do that are new, and say nothing about it, with a volume that cannot be opened (spec.LUN.Away).
 	Away string
 	Keep bool // leaves targets, portals and accounts alone that the document does not have
 }
@@ -163,4 +167,16 @@ const (
 	SessionLogout  EventKind = "session_logout" // Detail: how it ended, a drop reason or "logout"
 	LoginFailed    EventKind = "login_failed"   // Detail: the reason
 	EventsLost     EventKind = "events_lost"    // Detail: how many
+
+	// Of volumes. Detail: which, without its options, and what of it.
+	VolumeCreated    EventKind = "volume_created"
+	VolumeResized    EventKind = "volume_resized" // of one that is no LUN: else LUNResized
+	VolumeDeleted    EventKind = "volume_deleted"
+	VolumeRestored   EventKind = "volume_restored"
+	VolumePurged     EventKind = "volume_purged"
+	VolumeRolledBack EventKind = "volume_rolled_back"
+	VolumeCloned     EventKind = "volume_cloned"
+	VolumeFlattened  EventKind = "volume_flattened"
+	SnapshotCreated  EventKind = "snapshot_created"
+	SnapshotDeleted  EventKind = "snapshot_deleted"
 )

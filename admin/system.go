@@ -92,7 +92,8 @@ func (m *Manager) Drivers() []DriverInfo {
 	list := m.cfg.Registry.Drivers()
 	out := make([]DriverInfo, len(list))
 	for i, d := range list {
-		out[i] = DriverInfo{Scheme: d.Scheme, Help: d.Help, Options: append([]string(nil), d.Options...)}
+		out[i] = DriverInfo{Scheme: d.Scheme, Help: d.Help, Options: append([]string(nil), d.Options...), Absent: d.Absent,
+			Traits: append([]string(nil), d.Traits...), Can: d.Volumes.Can()}
 	}
 	return out
 }

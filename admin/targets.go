@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
 
@@ -325,7 +326,13 @@ func (m *Manager) RemoveTarget(ctx context.Context, ref Ref, force bool) (err er
 	if err != nil {
 		return coded(err, Internal)
 	}
+	stay, err := m.quit(ctx, slices.Collect(maps.Values(e.disks)), force)
+	if err != nil {
+		leaving.Abort()
+		return err
+	}
 	if err := m.accountsTurn.take(ctx, m.cfg.MaxWaiting); err != nil {
+		stay()
 		leaving.Abort()
 		return err
 	}
@@ -337,6 +344,7 @@ func (m *Manager) RemoveTarget(ctx context.Context, ref Ref, force bool) (err er
 		err = m.save(set)
 	}
 	if err != nil {
+		stay()
 		leaving.Abort()
 		return err
 	}

@@ -25,9 +25,11 @@ type disk struct {
 	// identity is what is set as that; written before others can find the disk, then read-only.
 	identity string
 	// unit is the one of those with the same logical unit that has opened the volume; nil: there is no volume. Set by claim, then read-only.
-	unit *disk
+	unit  *disk
+	store backstore.Store // the open volume, of the one that opened it; nil: there is none. Set before there is.
 	// Guarded by Manager.mu.
 	there  bool // the logical unit is there; false: it comes, or goes
+	going  bool // its store is about to be closed: nothing more is begun with that
 	faulty bool // its volume could not be opened
 }
 
@@ -116,6 +118,9 @@ func (m *Manager) claim(d *disk) (*disk, error) {
 	if d.key == "" {
 		return nil, nil
 	}
+	if w := m.shutLocked(d.key); w != nil {
+		return nil, &Error{Code: VolumeBusy, Text: fmt.Sprintf("%s: %s", d, w), Hint: "try again when it is done"}
+	}
 	var other *disk
 	for _, o := range m.volumes[d.key] {
 		switch {
@@ -154,7 +159,7 @@ func (p *pending) open(ctx context.Context, u *backstore.URI, l *spec.LUN, force
 		if st, err = p.m.openVolume(ctx, u, p.d, l, false); err != nil {
 			return &Error{Code: OpenFailed, Err: fmt.Errorf("%s: %s: %w", p.d, shown(l.Volume), err)}
 		}
-		own = st.Info().Identity
+		own, p.d.store = st.Info().Identity, st
 	}
 	if l.Identity == "" && !l.TgtNaming {
 		// The volume's own name is saved, too: the disk is still the same one when the volume cannot be opened.

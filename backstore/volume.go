@@ -58,6 +58,9 @@ type Deletion struct {
 // left. Whoever calls has seen to it that no store of this process has the volume open where an operation wants that (Rollback, Delete,
 // Resize); the driver looks for others.
 type Volumes struct {
+	// Options are URI options besides the driver's own that Create, Clone or another of these reads ("pool", "stripe"); any other is refused before the call.
+	Options []string
+
 	// Create makes a volume of size bytes that reads as zeroes. One that exists already is ClassBusy and is left alone.
 	Create func(ctx context.Context, u *URI, size int64, p Progress) error
 	// List lists the volumes where u points: a pool, a folder, a server. What is named only in part is the whole of it ("rbd:pool").

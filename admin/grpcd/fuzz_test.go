@@ -2,6 +2,8 @@ package grpcd_test
 
 import (
 	"context"
+	"errors"
+	"io"
 	"math/rand/v2"
 	"reflect"
 	"strings"
@@ -19,6 +21,8 @@ import (
 	api "github.com/lunar-iscsi/lunar/admin/api/lunar/v1"
 	"github.com/lunar-iscsi/lunar/admin/grpcd"
 	"github.com/lunar-iscsi/lunar/admin/spec"
+	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/test/volumes"
 )
 
 // unchanged fails the test unless the service has set what it had.
@@ -29,12 +33,12 @@ func unchanged(t testing.TB, m *admin.Manager, before spec.Document) {
 	}
 }
 
-// calls are the unary methods of every service of lunar's, but for what waits or ends the daemon.
+// calls are the methods of every service of lunar's, but for event streams.
 func calls(t testing.TB) (out []protoreflect.MethodDescriptor) {
 	protoregistry.GlobalFiles.RangeFilesByPackage("lunar.v1", func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
 			for k := range f.Services().Get(i).Methods().Len() {
-				if m := f.Services().Get(i).Methods().Get(k); !m.IsStreamingServer() {
+				if m := f.Services().Get(i).Methods().Get(k); m.Name() != "WatchEvents" {
 					out = append(out, m)
 				}
 			}
@@ -49,7 +53,8 @@ func calls(t testing.TB) (out []protoreflect.MethodDescriptor) {
 
 // words are texts that mean something somewhere, and some that mean nothing anywhere.
 var words = []string{"", disk, "iqn.2026-11.io.lunar:new", "iqn.", "*", "ALL", "192.0.2.0/24", "[::1]:0", "127.0.0.1:0", "x", "a\nb", "\x00", "alias", "volume", "params", "mem:?size=1M", "mem:?size=999E",
-	"null:?size=1T", "nosuch:", "file:///etc/passwd", "FirstBurstLength", "65536", "Yes", "alice", strings.Repeat("y", 300), "éè", "1.1", "%", "../../x"}
+	"null:?size=1T", "nosuch:", "file:///etc/passwd", "FirstBurstLength", "65536", "Yes", "alice", strings.Repeat("y", 300), "éè", "1.1", "%", "../../x",
+	"fake:", "fake:a", "fake:b", "fake:a?secret=x", "fake:c", "fake:a?x=1", "s", "id1"}
 
 // fill makes a message of numbers that mean little and texts of words.
 func fill(m protoreflect.Message, r *rand.Rand, depth int) {
@@ -115,12 +120,39 @@ type prober struct {
 	m       *admin.Manager
 	conn    *grpc.ClientConn
 	methods []protoreflect.MethodDescriptor
+	engine  *volumes.Engine
 }
 
 func newProber(t testing.TB) *prober {
-	m := newManager(t, func(c *admin.Config) { c.MaxTargets, c.MaxPortals, c.CloseTimeout = 50, 8, time.Second })
+	e := volumes.New("fake")
+	m := newManager(t, func(c *admin.Config) {
+		c.MaxTargets, c.MaxPortals, c.CloseTimeout = 50, 8, time.Second
+		c.Registry = backstore.NewRegistry(append(c.Registry.Drivers(), e.Driver())...)
+	})
 	_, path := serve(t, m, grpcd.Config{MaxRecvBytes: 1 << 20})
-	return &prober{m, dial(t, path), calls(t)}
+	return &prober{m, dial(t, path), calls(t), e}
+}
+
+// invoke makes a call, and reads all that a stream has.
+func invoke(ctx context.Context, c *grpc.ClientConn, method protoreflect.MethodDescriptor, q, r any, options ...grpc.CallOption) error {
+	name := "/" + string(method.Parent().FullName()) + "/" + string(method.Name())
+	if !method.IsStreamingServer() {
+		return c.Invoke(ctx, name, q, r, options...)
+	}
+	s, err := c.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, name, options...)
+	if err == nil {
+		err = s.SendMsg(q)
+	}
+	if err == nil {
+		err = s.CloseSend()
+	}
+	for err == nil {
+		err = s.RecvMsg(r)
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
 
 // probe makes one call. What is refused has changed nothing, says why, and is no fault of lunar's.
@@ -141,11 +173,11 @@ func (p *prober) probe(t testing.TB, seed1, seed2 uint64) codes.Code {
 	if d, ok := q.Interface().(*api.DrainTargetRequest); ok && d.GetTimeout() != nil {
 		d.Timeout.Seconds = min(d.GetTimeout().GetSeconds(), 1)
 	}
-	before := p.m.Document()
+	before, words := p.m.Document(), p.engine.Words()
 	name := "/" + string(method.Parent().FullName()) + "/" + string(method.Name())
 	ctx, cancel := context.WithTimeout(context.Background(), testTime)
 	defer cancel()
-	err = p.conn.Invoke(ctx, name, q.Interface(), outType.New().Interface())
+	err = invoke(ctx, p.conn, method, q.Interface(), outType.New().Interface())
 	code := status.Code(err)
 	if err == nil {
 		return code
@@ -162,6 +194,12 @@ func (p *prober) probe(t testing.TB, seed1, seed2 uint64) codes.Code {
 		// They say how far they came.
 	default:
 		unchanged(t, p.m, before)
+		if now := p.engine.Words(); now != words {
+			t.Fatalf("%s %v: %v, and yet:\n%s\nwas\n%s", name, q, err, now, words)
+		}
+	}
+	if w := p.engine.Wrongs(); w != nil {
+		t.Fatalf("%s %v: %v", name, q, w)
 	}
 	return code
 }
@@ -176,6 +214,11 @@ func TestRandomCalls(t *testing.T) {
 	for _, c := range []codes.Code{codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists} {
 		if counts[c] == 0 {
 			t.Errorf("%v has never come: %v", c, counts)
+		}
+	}
+	for _, op := range []string{"create", "delete", "snapshot"} {
+		if p.engine.Calls(op) == 0 {
+			t.Errorf("no %s of a volume has come to its driver", op)
 		}
 	}
 	d := p.m.Document()
@@ -209,7 +252,7 @@ func FuzzBytes(f *testing.F) {
 		method := p.methods[int(n)%len(p.methods)]
 		ctx, cancel := context.WithTimeout(context.Background(), testTime)
 		defer cancel()
-		err := p.conn.Invoke(ctx, "/"+string(method.Parent().FullName())+"/"+string(method.Name()), b, &api.ListPortalsResponse{}, grpc.ForceCodec(rawCodec{}))
+		err := invoke(ctx, p.conn, method, b, &api.ListPortalsResponse{}, grpc.ForceCodec(rawCodec{}))
 		if code := status.Code(err); code == codes.Unknown || code == codes.Unavailable {
 			t.Fatalf("%s: %v", method.FullName(), err)
 		}

@@ -66,6 +66,7 @@ func New(svc admin.Service, cfg Config) (*Server, error) {
 	api.RegisterSystemServiceServer(s.grpc, &system{s: s})
 	api.RegisterConfigServiceServer(s.grpc, &config{s: s})
 	api.RegisterEventServiceServer(s.grpc, &events{s: s})
+	api.RegisterVolumeServiceServer(s.grpc, &volumes{s: s})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	for name := range s.grpc.GetServiceInfo() {

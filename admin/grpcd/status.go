@@ -11,6 +11,7 @@ import (
 
 	"github.com/lunar-iscsi/lunar/admin"
 	api "github.com/lunar-iscsi/lunar/admin/api/lunar/v1"
+	"github.com/lunar-iscsi/lunar/backstore"
 )
 
 // A refusal is what a code of the service is in gRPC.
@@ -48,6 +49,15 @@ var refusals = map[admin.Code]refusal{
 	admin.SaveFailed:       {codes.Internal, api.ErrorCode_ERROR_CODE_SAVE_FAILED, false},
 	admin.Timeout:          {codes.DeadlineExceeded, api.ErrorCode_ERROR_CODE_TIMEOUT, false},
 	admin.ShuttingDown:     {codes.Unavailable, api.ErrorCode_ERROR_CODE_SHUTTING_DOWN, false},
+	admin.NoVolume:         {codes.NotFound, api.ErrorCode_ERROR_CODE_NO_VOLUME, false},
+	admin.NoSnapshot:       {codes.NotFound, api.ErrorCode_ERROR_CODE_NO_SNAPSHOT, false},
+	admin.VolumeExists:     {codes.AlreadyExists, api.ErrorCode_ERROR_CODE_VOLUME_EXISTS, false},
+	admin.SnapshotExists:   {codes.AlreadyExists, api.ErrorCode_ERROR_CODE_SNAPSHOT_EXISTS, false},
+	admin.VolumeInUse:      {codes.FailedPrecondition, api.ErrorCode_ERROR_CODE_VOLUME_IN_USE, false},
+	admin.VolumeBusy:       {codes.FailedPrecondition, api.ErrorCode_ERROR_CODE_VOLUME_BUSY, false},
+	admin.WouldDestroy:     {codes.FailedPrecondition, api.ErrorCode_ERROR_CODE_WOULD_DESTROY, true},
+	admin.VolumeFailed:     {codes.Internal, api.ErrorCode_ERROR_CODE_VOLUME_FAILED, false},
+	admin.Cancelled:        {codes.Canceled, api.ErrorCode_ERROR_CODE_CANCELLED, false},
 }
 
 // toStatus makes of an error the status that a call ends with, further details with it. An error that is a status already stays as it is.
@@ -73,6 +83,9 @@ func toStatus(err error, more ...protoadapt.MessageV1) error {
 	bare.Hint = ""
 	st := status.New(r.status, clean(bare.Error()))
 	detail := &api.ErrorDetail{Code: r.code, Hint: clean(e.Hint), ForceHelps: r.force}
+	if store := (*backstore.Error)(nil); errors.As(err, &store) {
+		detail.VolumeClass = store.Class.String()
+	}
 	if with, derr := st.WithDetails(append([]protoadapt.MessageV1{protoadapt.MessageV1Of(detail)}, more...)...); derr == nil {
 		st = with
 	}

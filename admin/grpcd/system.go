@@ -76,7 +76,7 @@ func (x *system) Shutdown(ctx context.Context, q *api.ShutdownRequest) (*api.Shu
 func (x *system) ListDrivers(context.Context, *api.ListDriversRequest) (*api.ListDriversResponse, error) {
 	r := &api.ListDriversResponse{}
 	for _, d := range x.s.svc.Drivers() {
-		r.Drivers = append(r.Drivers, &api.Driver{Scheme: d.Scheme, Help: d.Help, Options: d.Options})
+		r.Drivers = append(r.Drivers, &api.Driver{Scheme: d.Scheme, Help: d.Help, Options: d.Options, Absent: clean(d.Absent), Traits: d.Traits, Can: d.Can})
 	}
 	return r, nil
 }

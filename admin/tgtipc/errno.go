@@ -101,4 +101,13 @@ var errnos = [...]Errno{
 	admin.SaveFailed:       ErrUnknown,
 	admin.Timeout:          ErrUnknown,
 	admin.ShuttingDown:     ErrUnknown,
+	admin.NoVolume:         ErrInvalidRequest,
+	admin.NoSnapshot:       ErrInvalidRequest,
+	admin.VolumeExists:     ErrInvalidRequest,
+	admin.SnapshotExists:   ErrInvalidRequest,
+	admin.VolumeInUse:      ErrInvalidRequest,
+	admin.VolumeBusy:       ErrInvalidRequest,
+	admin.WouldDestroy:     ErrInvalidRequest,
+	admin.VolumeFailed:     ErrUnknown,
+	admin.Cancelled:        ErrUnknown,
 }

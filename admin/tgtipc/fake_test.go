@@ -18,17 +18,18 @@ import (
 
 // A fake is a service without a server: what is set, and what a test says is live.
 type fake struct {
-	mu       sync.Mutex
-	doc      spec.Document
-	bound    []netip.AddrPort
-	sessions map[int][]target.SessionInfo // by TID
-	prevent  map[string]bool              // "tid/lun": an initiator prevents removal
-	unopen   map[string]error             // by volume
-	sizes    map[string]int64             // by volume, of those resized
-	down     bool
-	drivers  []admin.DriverInfo
-	block    chan struct{} // where set, System waits for it
-	entered  chan struct{} // is told so
+	admin.VolumeService // tgt has nothing of the kind
+	mu                  sync.Mutex
+	doc                 spec.Document
+	bound               []netip.AddrPort
+	sessions            map[int][]target.SessionInfo // by TID
+	prevent             map[string]bool              // "tid/lun": an initiator prevents removal
+	unopen              map[string]error             // by volume
+	sizes               map[string]int64             // by volume, of those resized
+	down                bool
+	drivers             []admin.DriverInfo
+	block               chan struct{} // where set, System waits for it
+	entered             chan struct{} // is told so
 }
 
 func newFake() *fake {

@@ -35,14 +35,20 @@ func deviceType(n uint32) string {
 	return ""
 }
 
-// hasDriver reports whether lunar has a driver of that scheme.
+// hasDriver reports whether a driver of that scheme is built in.
 func (c *call) hasDriver(scheme string) bool {
+	absent, known := c.absent(scheme)
+	return known && absent == ""
+}
+
+// absent says why a driver that lunar knows is not built in; empty: it is.
+func (c *call) absent(scheme string) (why string, known bool) {
 	for _, d := range c.svc.Drivers() {
 		if d.Scheme == scheme {
-			return true
+			return d.Absent, true
 		}
 	}
-	return false
+	return "", false
 }
 
 // known is hasDriver for volumes of tgtd's own stores besides.
@@ -53,9 +59,14 @@ func (c *call) known(scheme string) bool {
 // checkStore refuses a store that lunar cannot serve, whether or not there is a path.
 func (c *call) checkStore(st spec.TgtStore) error {
 	if _, err := tgtvolume.URI(st, c.known); err != nil {
+		if why, known := c.absent(tgtvolume.Scheme(st.Type)); known && why != "" {
+			return refuse(ErrInvalidRequest, "backing store type %s: %s", st.Type, why)
+		}
 		var own []string
 		for _, d := range c.svc.Drivers() {
-			own = append(own, d.Scheme)
+			if d.Absent == "" {
+				own = append(own, d.Scheme)
+			}
 		}
 		slices.Sort(own)
 		return refuse(ErrInvalidRequest, "%v; disks are made of rdwr, aio, null, and lunar's own: %s", err, strings.Join(own, ", "))

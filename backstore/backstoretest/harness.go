@@ -98,6 +98,16 @@ func (h *Harness) Turn(d time.Duration) {
 	}
 }
 
+// Ended returns a request that has been completed and not yet asked for, without waiting; nil: there is none.
+func (h *Harness) Ended() *backstore.Request {
+	if len(h.ended) == 0 {
+		return nil
+	}
+	r := h.ended[0]
+	h.ended = append(h.ended[:0], h.ended[1:]...)
+	return r
+}
+
 // Wait turns the loop until a pending request has ended and returns it; nil when none is pending.
 func (h *Harness) Wait() *backstore.Request {
 	h.T.Helper()
@@ -113,9 +123,7 @@ func (h *Harness) Wait() *backstore.Request {
 		}
 		h.Turn(100 * time.Millisecond)
 	}
-	r := h.ended[0]
-	h.ended = append(h.ended[:0], h.ended[1:]...)
-	return r
+	return h.Ended()
 }
 
 // Do submits r, waits until it has ended and returns its error. Nothing else may be pending.

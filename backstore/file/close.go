@@ -17,6 +17,9 @@ func (s *Store) Close(ctx context.Context) error {
 		return &backstore.Error{Class: backstore.ClassOffline, Op: "close", Cause: backstore.ErrClosed}
 	}
 	s.writer.kick() // a batch without its Kick
+	if stop := s.stopShot.Load(); stop != nil {
+		(*stop)(errClosing)
+	}
 	done := make(chan error, 1)
 	go func() { done <- s.release() }()
 	select {
@@ -32,6 +35,8 @@ func (s *Store) release() error {
 	for s.inFlight.Load() != 0 {
 		<-s.idle
 	}
+	s.gate.taking.Lock() // nobody may write the volume before a snapshot has ended
+	defer s.gate.taking.Unlock()
 	s.resizing.Lock() // a Resize under way still has the descriptor
 	defer s.resizing.Unlock()
 	var err error

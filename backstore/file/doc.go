@@ -21,6 +21,12 @@
 // fails makes the store fail every further write until it is opened anew, since Linux reports a
 // write-back error once and forgets it.
 //
+// # Snapshots
+//
+// The snapshots of /srv/d.img are files in /srv/d.img.snapshots (snapname.go); what takes time to make has a temporary name until it is
+// whole (making.go). Of an open volume one is taken in a moment at which no change is under way, by reflink or by a copy that the
+// changes wait for, a piece at a time (gate.go, snapshot.go). The rest of what administration asks is in volumes.go.
+//
 // # Who owns what
 //
 // A Store owns its descriptor and its lock. Submit, Kick, Attach, Detach and everything of the ring belong to

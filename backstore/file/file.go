@@ -1,6 +1,7 @@
 package file
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 
@@ -57,6 +58,9 @@ type Store struct {
 	closing         atomic.Bool
 	idle            chan struct{} // one token when inFlight has come to 0 while closing
 	resizing        sync.Mutex
+
+	gate     gate                                    // before every change of the volume: gate.go
+	stopShot atomic.Pointer[context.CancelCauseFunc] // of the snapshot that is being taken
 
 	counters counters
 }
@@ -119,6 +123,9 @@ func (s *Store) Submit(r *backstore.Request) backstore.Outcome {
 		}
 		if r.Len == 0 {
 			return backstore.Done
+		}
+		if sh := s.gate.enter(); sh != nil {
+			return s.hold(sh, r)
 		}
 		if s.dev || s.cfg.writethrough || r.Flags&backstore.FUA != 0 {
 			return s.toWorkers(r)
@@ -189,6 +196,9 @@ func (s *Store) submitWrite(r *backstore.Request) backstore.Outcome {
 		r.Err = failSticky(r)
 		return backstore.Done
 	}
+	if sh := s.gate.enter(); sh != nil {
+		return s.hold(sh, r)
+	}
 	how := s.write
 	if r.Flags&backstore.FUA != 0 && how != wayPlain {
 		how = wayAsync
@@ -203,6 +213,7 @@ func (s *Store) submitWrite(r *backstore.Request) backstore.Outcome {
 			}
 			if e != 0 {
 				r.Err = fail(r, e)
+				s.gate.left.Add(1)
 				return backstore.Done
 			}
 			if done += n; done == len(r.Buf) {
@@ -222,6 +233,7 @@ func (s *Store) submitWrite(r *backstore.Request) backstore.Outcome {
 			// request of which the first can be written and a later one cannot.
 			s.counters.blocking.Add(1)
 			r.Err = s.writeAll(r, n, sysPwrite)
+			s.gate.left.Add(1)
 			return backstore.Done
 		case e == unix.EOPNOTSUPP:
 			s.write = wayWriter
@@ -229,12 +241,14 @@ func (s *Store) submitWrite(r *backstore.Request) backstore.Outcome {
 			return s.writeBuffered(r)
 		case e != 0 && e != unix.EAGAIN && e != unix.EINTR:
 			r.Err = s.failure(r, e)
+			s.gate.left.Add(1)
 			return backstore.Done
 		}
 	case wayWriter:
 		return s.writeBuffered(r)
 	}
 	if r.Flags&backstore.NoWait != 0 {
+		s.gate.left.Add(1)
 		return backstore.WouldBlock
 	}
 	bump(&s.counters.writesHanded)
@@ -303,6 +317,13 @@ func (s *Store) findEngine() {
 
 // finish ends a pending request.
 func (s *Store) finish(r *backstore.Request, err error) {
+	if changes(r.Op) {
+		s.gate.left.Add(1)
+	}
+	s.complete(r, err)
+}
+
+func (s *Store) complete(r *backstore.Request, err error) {
 	r.Err = err
 	r.C.Complete(r)
 	if s.inFlight.Add(-1) == 0 && s.closing.Load() {
@@ -371,4 +392,6 @@ var (
 	_ backstore.Kicker   = (*Store)(nil)
 	_ backstore.Attacher = (*Store)(nil)
 	_ backstore.Resizer  = (*Store)(nil)
+
+	_ backstore.Snapshotter = (*Store)(nil)
 )

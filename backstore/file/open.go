@@ -37,6 +37,9 @@ func Driver() backstore.Driver {
 		Help:    "file:///PATH?size=1G&thin=on&direct=off&cache=writeback|writethrough&shared=off&readonly=off&writer=on — a file (made if a size is given) or a block device",
 		Options: []string{"size", "thin", "direct", "cache", "shared", "readonly", "writer"},
 		Open:    open,
+		Traits:  []string{"fua", "discard", "snapshots", "clones"},
+		Volumes: administrator{}.volumes(),
+		Key:     key,
 	}
 }
 
@@ -125,10 +128,12 @@ func openFile(path string, cfg config, warn func(string)) (*Store, error) {
 		err = errClass(backstore.ClassNotFound, "%s does not exist; with size=1G it would be made", path)
 	case err != nil:
 		err = &os.PathError{Op: "stat", Path: path, Err: err}
+	case !cfg.readonly && isSnapshot(path):
+		err = errClass(backstore.ClassReadOnly, "%s is a snapshot: readonly=on serves it, or make a clone of it to write", path)
 	case st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFBLK:
 		err = errClass(backstore.ClassUnsupported, "%s is neither a file nor a block device", path)
 	default:
-		fd, err = existing(path, &st, cfg, warn)
+		fd, err = existing(path, cfg, warn)
 	}
 	if err != nil {
 		return nil, err
@@ -155,7 +160,33 @@ func openFlags(cfg config) int {
 }
 
 // existing opens what is there, and changes nothing about it.
-func existing(path string, st *unix.Stat_t, cfg config, warn func(string)) (int, error) {
+func existing(path string, cfg config, warn func(string)) (int, error) {
+	for range makeTries {
+		fd, err := openLocked(path, cfg, warn)
+		if err != nil {
+			return -1, err
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return -1, errors.Join(err, unix.Close(fd))
+		}
+		if sameFile(path, &st) {
+			return fd, nil
+		}
+		// Who had it locked has put another in its place (a rollback), or deleted it.
+		if err := unix.Close(fd); err != nil {
+			return -1, err
+		}
+	}
+	return -1, errClass(backstore.ClassBusy, "%s is replaced again and again", path)
+}
+
+// openLocked opens what is at path and locks it, by which time it may have lost that name.
+func openLocked(path string, cfg config, warn func(string)) (int, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return -1, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
 	flags := openFlags(cfg)
 	if st.Mode&unix.S_IFMT == unix.S_IFBLK && !cfg.shared {
 		flags |= unix.O_EXCL // refused while it is mounted or part of something

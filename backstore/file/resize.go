@@ -21,6 +21,8 @@ func (s *Store) Resize(_ context.Context, size int64) error {
 		return s.badSize(backstore.ClassReadOnly, "it is open without the right to write")
 	case size == info.Size && !s.closing.Load():
 		return nil
+	case s.gate.shot.Load() != nil:
+		return s.badSize(backstore.ClassBusy, "a snapshot of it is being taken; try again when that has ended")
 	}
 	if err := s.checkSize(size); err != nil {
 		return err

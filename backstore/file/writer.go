@@ -49,6 +49,7 @@ func (s *Store) writeBuffered(r *backstore.Request) backstore.Outcome {
 		return backstore.Done
 	}
 	if r.Flags&backstore.NoWait != 0 {
+		s.gate.left.Add(1)
 		return backstore.WouldBlock
 	}
 	bump(&s.counters.writesHanded)

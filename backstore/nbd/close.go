@@ -93,12 +93,11 @@ func (s *Store) release() {
 		if c != nil {
 			c.disconnect()
 			s.forget(c)
-			closeFd(c.fd)
-			c.fd = -1
+			c.close()
 		}
 	}
 	for _, c := range s.fresh {
-		closeFd(c.fd)
+		c.close()
 	}
 	s.wakeUp() // the pump
 	s.unlock()

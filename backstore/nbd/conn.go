@@ -37,6 +37,12 @@ type conn struct {
 	stop  func() // ends the loop's watch; nil without one
 	inSet bool   // in the epoll set
 	unix  bool
+	tun   *tunnel // carries its bytes over TLS; nil without
+
+	extended bool // headers
+	headSize int  // bytes of a request's
+	fastZero bool
+	context  uint32 // of base:allocation
 
 	sendq     queue
 	sendBytes int  // payload queued
@@ -52,6 +58,7 @@ type conn struct {
 
 	parser
 	heads [maxBatch][requestSize]byte
+	wide  *[maxBatch][extRequestSize]byte // in their place with extended headers
 	iov   [maxIov]unix.Iovec
 	niov  int
 	msg   unix.Msghdr
@@ -60,8 +67,33 @@ type conn struct {
 
 func newConn(s *Store, i, fd int, ex *export) *conn {
 	c := &conn{s: s, i: i, fd: fd, era: s.era, birth: s.seq, born: time.Now(), size: ex.size, unix: s.cfg.network == "unix"}
-	c.structured, c.need = ex.structured, simpleSize
+	c.extended, c.headSize, c.fastZero = ex.extended, requestSize, ex.flags&tfFastZero != 0
+	c.context = ex.context
+	if ex.extended {
+		c.headSize, c.wide = extRequestSize, new([maxBatch][extRequestSize]byte)
+	}
+	c.begin(ex)
 	return c
+}
+
+// close gives the descriptor back; a tunnel ends by itself soon after.
+func (c *conn) close() {
+	closeFd(c.fd)
+	c.fd = -1
+	if c.tun != nil {
+		c.tun.stop()
+	}
+}
+
+// proven tells whether the connection's end, an orderly one or errno, shows that the server's end of it is gone.
+func (c *conn) proven(errno unix.Errno) bool {
+	switch {
+	case c.unproven:
+		return false
+	case c.tun != nil:
+		return c.tun.proven.Load() // that of the socket pair tells nothing of the server
+	}
+	return errno == 0 || c.unix && errno == unix.ECONNRESET
 }
 
 func (c *conn) usable() bool { return !c.noSend && !c.retire && c.size >= uint64(c.s.info.Size) }
@@ -98,7 +130,7 @@ func (c *conn) send() {
 		default:
 			// The end is dealt with where it is read, after the answers that are still there.
 			c.noSend = true
-			c.unproven = !c.unix || (errno != unix.EPIPE && errno != unix.ECONNRESET)
+			c.unproven = !c.unix && c.tun == nil || errno != unix.EPIPE && errno != unix.ECONNRESET
 			_ = unix.Shutdown(c.fd, unix.SHUT_RDWR) // fails only where the socket is dead already
 			return
 		}
@@ -111,30 +143,58 @@ func (c *conn) gather() (total int) {
 	skip, n := c.headSent, 0
 	for r := c.sendq.head; r != nil && n < maxBatch && total < maxSend; r = r.Next {
 		sl := &c.s.slots[r.Slot]
-		h := &c.heads[n]
-		n++
 		var flags uint16
-		length := uint32(r.Len)
-		off := r.Off
-		if sl.cmd == cmdFlush {
-			off, length = 0, 0
-		} else if r.Flags&backstore.FUA != 0 && sl.cmd != cmdRead {
-			flags |= cfFUA
-		}
-		if sl.cmd == cmdWriteZeroes && r.Flags&backstore.KeepAllocated != 0 {
-			flags |= cfNoHole
-		}
-		putRequest(h, flags, sl.cmd, sl.cookie, off, length)
-		if skip < requestSize {
-			total += c.lay(h[skip:])
-			skip = requestSize
-		}
 		if sl.cmd == cmdWrite {
-			total += c.lay(r.Buf[skip-requestSize:])
+			if r.Flags&backstore.FUA != 0 {
+				flags = cfFUA
+			}
+		} else if sl.cmd > cmdFlush {
+			flags = c.flags(sl)
+		}
+		if c.wide == nil {
+			h := &c.heads[n]
+			putRequest(h, flags, sl.cmd, sl.cookie, sl.off, uint32(sl.n))
+			if skip < requestSize {
+				total += c.lay(h[skip:])
+			}
+		} else {
+			h := &c.wide[n]
+			putExtended(h, flags, sl.cmd, sl.cookie, sl.off, sl.n)
+			if skip < extRequestSize {
+				total += c.lay(h[skip:])
+			}
+		}
+		n++
+		skip = max(skip, c.headSize)
+		if sl.cmd == cmdWrite {
+			total += c.lay(r.Buf[skip-c.headSize:])
 		}
 		skip = 0
 	}
 	return total
+}
+
+// flags are those on the wire of a slot's trim, write zeroes or block status.
+func (c *conn) flags(sl *slot) (flags uint16) {
+	r := sl.req
+	if sl.cmd == cmdBlockStatus {
+		if cap(r.Extents)-len(r.Extents) == 1 {
+			return cfReqOne
+		}
+		return 0
+	}
+	if r.Flags&backstore.FUA != 0 {
+		flags |= cfFUA
+	}
+	if sl.cmd == cmdWriteZeroes {
+		if r.Flags&backstore.KeepAllocated != 0 {
+			flags |= cfNoHole
+		}
+		if c.tryFast(sl) {
+			flags |= cfFastZero
+		}
+	}
+	return flags
 }
 
 // lay adds b to the vector; headers in a row are one piece.
@@ -161,10 +221,10 @@ func (c *conn) advance(n int) {
 		if sl.cmd == cmdWrite {
 			payload = len(sl.req.Buf)
 		}
-		if n < requestSize+payload {
+		if n < c.headSize+payload {
 			break
 		}
-		n -= requestSize + payload
+		n -= c.headSize + payload
 		c.sendBytes -= payload
 		sl.sent = true
 		c.sendq.pop()
@@ -197,10 +257,10 @@ func (c *conn) receive() {
 		case errno == unix.EAGAIN:
 			return
 		case errno != 0:
-			c.s.lost(c, c.unix && errno == unix.ECONNRESET && !c.unproven, errno)
+			c.s.lost(c, c.proven(errno), c.cause(errno))
 			return
 		case n == 0:
-			c.s.lost(c, !c.unproven, io.EOF)
+			c.s.lost(c, c.proven(0), c.cause(io.EOF))
 			return
 		}
 		direct := min(n, len(dst))
@@ -223,17 +283,23 @@ func (c *conn) receive() {
 	}
 }
 
+// cause is why the connection has ended: what the tunnel knows of it, if there is one.
+func (c *conn) cause(err error) error {
+	if c.tun != nil {
+		return c.tun.cause(err)
+	}
+	return err
+}
+
 // disconnect says good-bye (NBD_CMD_DISC), if the socket takes it at once.
 func (c *conn) disconnect() {
 	if c.headSent == 0 && !c.noSend {
-		disconnect(c.fd)
+		disconnect(c.fd, c.extended)
 	}
 }
 
-func disconnect(fd int) {
-	var b [requestSize]byte
-	putRequest(&b, 0, cmdDisc, 0, 0, 0)
-	_, _ = unix.SendmsgN(fd, b[:], nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) // a courtesy
+func disconnect(fd int, extended bool) {
+	_, _ = unix.SendmsgN(fd, goodbye(extended), nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) // a courtesy
 }
 
 // call makes a system call on the socket that does not sleep. One that may copy for long tells the runtime.

@@ -5,9 +5,9 @@
 //	st, err := reg.Open(ctx, u, backstore.Options{}) // reg: backstore.NewRegistry(nbd.Drivers()...)
 //	if st.Submit(r) == backstore.Pending { st.(backstore.Kicker).Kick() }
 //
-// It speaks the fixed newstyle handshake with NBD_OPT_GO, simple and structured replies, FUA, FLUSH,
-// TRIM and WRITE_ZEROES, over several connections where the server says that they see one volume
-// (CAN_MULTI_CONN). "NBD" in comments is the protocol document of the NBD project (proto.md), with the
+// It speaks the fixed newstyle handshake with NBD_OPT_GO, simple and structured replies, extended headers, FUA, FLUSH,
+// TRIM, WRITE_ZEROES and BLOCK_STATUS, over several connections where the server says that they see one volume
+// (CAN_MULTI_CONN), each within TLS where the URI says so. "NBD" in comments is the protocol document of the NBD project (proto.md), with the
 // section's title.
 //
 // # Who runs what
@@ -18,6 +18,8 @@
 // Info.MaxInFlight. Attached to a loop, the sockets are in the loop's epoll and everything but connecting
 // happens there; otherwise a goroutine of the store's own waits for them (through an epoll set of its own
 // in the runtime's poller, so without a thread). Complete is called with the lock let go.
+//
+// With TLS each connection has two goroutines that carry its bytes between TLS and a socket pair whose other end is the store's: tunnel.go.
 //
 // What a server sends is hostile input: every length is checked before a byte is kept, a read counts only
 // if its chunks cover it exactly once, and a reply that breaks the protocol ends the connection.
@@ -33,7 +35,7 @@
 //
 // What was in flight waits and is sent again, on another connection or after reconnecting (which is tried for
 // ever, with growing pauses). It stays pending throughout, so the LU lets no overlapping request pass. Once
-// the server has been away for the time limit ("timeout"), waiting requests end with ClassOffline and so does
+// the server has been away for the time limit ("offline_after"), waiting requests end with ClassOffline and so does
 // every new one, until the server is back; only a write whose first copy may still run is not ended,
 // because nobody can promise that it will not be applied: it stays pending until the server answers it.
 //

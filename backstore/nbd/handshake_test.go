@@ -39,8 +39,22 @@ type script struct{ io.Reader }
 
 func (script) Write(p []byte) (int, error) { return len(p), nil }
 
+// shake runs the handshake without TLS.
+func shake(rw io.ReadWriter, name string) (*export, error) {
+	if err := greet(rw); err != nil {
+		return nil, err
+	}
+	return agree(rw, name)
+}
+
+// compact refuses extended headers, and noContext base:allocation.
+var (
+	compact   = optReply(optExtended, errUnsup, nil)
+	noContext = optReply(optSetContext, repAck, nil)
+)
+
 func TestHandshakeRefusals(t *testing.T) {
-	structured := optReply(optStructured, repAck, nil)
+	structured := cat(compact, optReply(optStructured, repAck, nil), noContext)
 	goAck := optReply(optGo, repAck, nil)
 	tests := []struct {
 		name  string
@@ -54,23 +68,23 @@ func TestHandshakeRefusals(t *testing.T) {
 		{"oldstyle", cat(be64(magicInit), be64(magicOldstyle)), backstore.ClassInternal, "oldstyle"},
 		{"half a greeting", greeting[:17], backstore.ClassInternal, "no greeting"},
 		{"newstyle that is not fixed", cat(greeting[:16], be16(0)), backstore.ClassInternal, "fixed newstyle"},
-		{"end in the options", greeting, backstore.ClassInternal, "no answer to option 8"},
+		{"end in the options", greeting, backstore.ClassInternal, "no answer to option 11"},
 		{"unknown export", cat(greeting, structured, optReply(optGo, errUnkn, []byte("no\x1bpe"))), backstore.ClassNotFound, `export "disk" not found on the server (it says: no?pe)`},
 		{"too old for GO", cat(greeting, structured, optReply(optGo, errUnsup, nil)), backstore.ClassUnsupported, "too old"},
 		{"policy", cat(greeting, structured, optReply(optGo, errPolicy, nil)), backstore.ClassUnsupported, "policy"},
 		{"invalid", cat(greeting, structured, optReply(optGo, errInval, nil)), backstore.ClassUnsupported, "invalid"},
 		{"platform", cat(greeting, structured, optReply(optGo, errPlatf, nil)), backstore.ClassUnsupported, "platform"},
-		{"TLS", cat(greeting, optReply(optStructured, errTLS, nil), optReply(optGo, errTLS, nil)), backstore.ClassUnsupported, "TLS"},
+		{"TLS", cat(greeting, optReply(optExtended, errTLS, nil), optReply(optStructured, errTLS, nil), optReply(optGo, errTLS, nil)), backstore.ClassUnsupported, "TLS"},
 		{"shutdown", cat(greeting, structured, optReply(optGo, errShut, nil)), backstore.ClassOffline, "shutting down"},
 		{"block size", cat(greeting, structured, optReply(optGo, errBlkReq, nil)), backstore.ClassUnsupported, "block sizes"},
 		{"too big", cat(greeting, structured, optReply(optGo, errTooBig, nil)), backstore.ClassUnsupported, "too long"},
 		{"an error of no name", cat(greeting, structured, optReply(optGo, repError|77, nil)), backstore.ClassTransport, "0x8000004d"},
 		{"a reply of no sense", cat(greeting, structured, optReply(optGo, 9, nil)), backstore.ClassInternal, "an answer of type 9"},
-		{"a reply to another option", cat(greeting, optReply(optGo, repAck, nil)), backstore.ClassInternal, "makes no sense"},
-		{"reply magic", cat(greeting, be64(1), be32(optStructured), be32(repAck), be32(0)), backstore.ClassInternal, "makes no sense"},
-		{"a huge reply", cat(greeting, be64(magicOptReply), be32(optStructured), be32(repAck), be32(maxOptReply+1)), backstore.ClassInternal, "makes no sense"},
-		{"half a reply", cat(greeting, be64(magicOptReply), be32(optStructured), be32(repAck), be32(8)), backstore.ClassInternal, "half an answer"},
-		{"an info where none belongs", cat(greeting, optReply(optStructured, repInfo, nil)), backstore.ClassInternal, "an answer of type 3"},
+		{"a reply to another option", cat(greeting, compact, optReply(optGo, repAck, nil)), backstore.ClassInternal, "makes no sense"},
+		{"reply magic", cat(greeting, compact, be64(1), be32(optStructured), be32(repAck), be32(0)), backstore.ClassInternal, "makes no sense"},
+		{"a huge reply", cat(greeting, compact, be64(magicOptReply), be32(optStructured), be32(repAck), be32(maxOptReply+1)), backstore.ClassInternal, "makes no sense"},
+		{"half a reply", cat(greeting, compact, be64(magicOptReply), be32(optStructured), be32(repAck), be32(8)), backstore.ClassInternal, "half an answer"},
+		{"an info where none belongs", cat(greeting, compact, optReply(optStructured, repInfo, nil)), backstore.ClassInternal, "an answer of type 3"},
 		{"no end of infos", cat(greeting, structured, []byte(strings.Repeat(string(exportInfo(512, 1)), maxOptReplies+1))), backstore.ClassInternal, "more than 64"},
 		{"an info without a type", cat(greeting, structured, optReply(optGo, repInfo, []byte{0})), backstore.ClassInternal, "without a type"},
 		{"a short export info", cat(greeting, structured, optReply(optGo, repInfo, cat(be16(infoExport), be64(1)))), backstore.ClassInternal, "type 0 with 10 bytes"},
@@ -88,13 +102,13 @@ func TestHandshakeRefusals(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := handshake(script{strings.NewReader(string(tc.says))}, "disk")
+			_, err := shake(script{strings.NewReader(string(tc.says))}, "disk")
 			if err == nil || !strings.Contains(err.Error(), tc.want) || backstore.ClassOf(err) != tc.class {
 				t.Fatalf("%v (class %v), want class %v and %q", err, backstore.ClassOf(err), tc.class, tc.want)
 			}
 		})
 	}
-	ex, err := handshake(script{strings.NewReader(string(cat(greeting, optReply(optStructured, errUnsup, nil),
+	ex, err := shake(script{strings.NewReader(string(cat(greeting, compact, optReply(optStructured, errUnsup, nil),
 		exportInfo(1<<63-1, 1|tfFUA), blockInfo(1, 4096, 1<<32-1), optReply(optGo, repInfo, cat(be16(1), []byte("name"))), goAck)))}, "disk")
 	if err != nil || ex.structured || ex.size != 1<<63-1 || ex.flags != 1|tfFUA || !ex.blocks || ex.payload != 1<<32-1 {
 		t.Fatalf("%+v, %v", ex, err)
@@ -108,7 +122,7 @@ func TestOpenRefusals(t *testing.T) {
 	_, err = tryOpen(t, "nbd+unix:///disk?socket="+s.addr+".not", nil)
 	classIs(t, err, backstore.ClassOffline)
 	for _, uri := range []string{"nbd:///disk", "nbd+unix:///disk", "nbd+unix://host/disk?socket=/x", "nbd://h/disk?socket=/x", "nbd://h:1:2/disk",
-		"nbd://h/disk?connections=0", "nbd://h/disk?connections=17", "nbd://h/disk?inflight=x", "nbd://h/disk?timeout=soon", "nbd://h/disk?timeout=0",
+		"nbd://h/disk?connections=0", "nbd://h/disk?connections=17", "nbd://h/disk?inflight=x", "nbd://h/disk?offline_after=soon", "nbd://h/disk?offline_after=-1",
 		"nbd://h/disk?restart=maybe", "nbd://h/disk?readonly=maybe", "nbd://h/disk?shared=maybe", "nbd://h/" + strings.Repeat("x", maxExportName+1)} {
 		_, err := tryOpen(t, uri, nil)
 		classIs(t, err, backstore.ClassUnsupported)
@@ -117,11 +131,11 @@ func TestOpenRefusals(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	for uri, want := range map[string]config{
-		"nbd://h/disk": {scheme: "nbd", network: "tcp", addr: "h:10809", export: "disk", conns: 4, inFlight: 256, timeout: 30 * time.Second},
-		"nbd://[::1]":  {scheme: "nbd", network: "tcp", addr: "[::1]:10809", conns: 4, inFlight: 256, timeout: 30 * time.Second},
-		"nbd://[::1]:7//a%20b?connections=2&inflight=3&timeout=1m&restart=safe&readonly&shared=yes": {scheme: "nbd", network: "tcp", addr: "[::1]:7",
-			export: "/a b", conns: 2, inFlight: 3, timeout: time.Minute, safe: true, readOnly: true, shared: true},
-		"nbd+unix:///?socket=/run/a%20b&timeout=5": {scheme: "nbd+unix", network: "unix", addr: "/run/a b", conns: 4, inFlight: 256, timeout: 5 * time.Second},
+		"nbd://h/disk": {scheme: "nbd", network: "tcp", addr: "h:10809", export: "disk", conns: 4, inFlight: 256, offlineAfter: 30 * time.Second},
+		"nbd://[::1]":  {scheme: "nbd", network: "tcp", addr: "[::1]:10809", conns: 4, inFlight: 256, offlineAfter: 30 * time.Second},
+		"nbd://[::1]:7//a%20b?connections=2&inflight=3&offline_after=1m&restart=safe&readonly&shared=yes": {scheme: "nbd", network: "tcp", addr: "[::1]:7",
+			export: "/a b", conns: 2, inFlight: 3, offlineAfter: time.Minute, safe: true, readOnly: true, shared: true},
+		"nbd+unix:///?socket=/run/a%20b&offline_after=5": {scheme: "nbd+unix", network: "unix", addr: "/run/a b", conns: 4, inFlight: 256, offlineAfter: 5 * time.Second},
 	} {
 		u, err := backstore.ParseURI(uri)
 		if err != nil {
@@ -180,12 +194,12 @@ func TestFewerConnections(t *testing.T) {
 }
 
 func FuzzHandshake(f *testing.F) {
-	ok := cat(greeting, optReply(optStructured, repAck, nil), exportInfo(1<<20, allFlags), blockInfo(1, 4096, 1<<25), optReply(optGo, repAck, nil))
+	ok := cat(greeting, compact, optReply(optStructured, repAck, nil), noContext, exportInfo(1<<20, allFlags), blockInfo(1, 4096, 1<<25), optReply(optGo, repAck, nil))
 	f.Add(ok)
-	f.Add(cat(greeting, optReply(optStructured, errUnsup, []byte("no")), optReply(optGo, errUnkn, []byte("who?"))))
+	f.Add(cat(greeting, compact, optReply(optStructured, errUnsup, []byte("no")), optReply(optGo, errUnkn, []byte("who?"))))
 	f.Add(greeting)
 	f.Fuzz(func(t *testing.T, says []byte) {
-		ex, err := handshake(script{strings.NewReader(string(says))}, "disk")
+		ex, err := shake(script{strings.NewReader(string(says))}, "disk")
 		if err != nil {
 			return
 		}

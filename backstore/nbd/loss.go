@@ -11,8 +11,7 @@ import (
 // can still be carried out.
 func (s *Store) lost(c *conn, proven bool, why error) {
 	s.forget(c)
-	closeFd(c.fd)
-	c.fd = -1
+	c.close()
 	c.dst, c.text = nil, nil
 	s.conns[c.i] = nil
 	s.live--
@@ -27,7 +26,9 @@ func (s *Store) lost(c *conn, proven bool, why error) {
 	s.pause = s.backoff
 	if s.live == 0 {
 		s.since = time.Now()
-		s.outage = time.AfterFunc(s.cfg.timeout, s.expire)
+		if s.cfg.offlineAfter > 0 {
+			s.outage = time.AfterFunc(s.cfg.offlineAfter, s.expire)
+		}
 	}
 	s.remark("connection %d lost (%v), %d requests in flight", c.i, why, c.inflight)
 	s.blame(c)
@@ -42,6 +43,7 @@ func (s *Store) lost(c *conn, proven bool, why error) {
 			sl.doubt = sl.doubt || !proven && changes(sl.cmd)
 		}
 		sl.c = nil
+		s.again(uint16(i))
 		switch {
 		case s.failed != nil && sl.cmd == cmdFlush:
 			s.end(uint16(i), s.failedError(sl.req))
@@ -148,7 +150,7 @@ func (s *Store) expire() {
 		ended++
 		s.end(uint16(r.Slot), &backstore.Error{Class: backstore.ClassOffline, Op: r.Op.String(), Off: r.Off, Cause: errAway})
 	}
-	s.remark("away for %v: %d requests ended, %d writes wait that may still be carried out", s.cfg.timeout, ended, s.wait.n)
+	s.remark("away for %v: %d requests ended, %d writes wait that may still be carried out", s.cfg.offlineAfter, ended, s.wait.n)
 }
 
 // longer is the next pause between attempts.
@@ -172,13 +174,19 @@ func (s *Store) reconnect() {
 			continue // released is set
 		case <-time.After(pause):
 		}
-		fd, now, err := dial(s.ctx, s.cfg, connectTime)
-		s.mu.Lock()
+		l, err := dial(s.ctx, s.cfg, connectTime)
 		if err == nil {
-			if err = s.ex.same(now); err != nil {
-				closeFd(fd)
+			s.mu.Lock()
+			err = s.ex.same(l.ex)
+			s.mu.Unlock()
+			if err == nil {
+				err = l.carry(&s.wg)
+			}
+			if err != nil {
+				l.close()
 			}
 		}
+		s.mu.Lock()
 		switch {
 		case err != nil:
 			s.backoff = s.cfg.longer(s.backoff)
@@ -188,10 +196,10 @@ func (s *Store) reconnect() {
 				s.remark("reconnecting: %v", err)
 			}
 		case s.released:
-			closeFd(fd)
+			l.close()
 		default:
 			s.pause, s.lastDown = 0, ""
-			s.fresh = append(s.fresh, newConn(s, place, fd, now))
+			s.fresh = append(s.fresh, s.newConn(place, l))
 			s.wakeUp()
 		}
 		s.unlock()
@@ -221,7 +229,9 @@ func (s *Store) adopt() {
 	s.fresh = nil
 	for _, c := range fresh {
 		if s.live == 0 && !s.since.IsZero() {
-			s.outage.Stop()
+			if s.outage != nil {
+				s.outage.Stop()
+			}
 			s.remark("back after %v, %d requests waiting", time.Since(s.since).Round(time.Millisecond), s.wait.n)
 		}
 		c.era, c.birth = s.era, s.seq

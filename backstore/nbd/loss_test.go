@@ -26,7 +26,11 @@ func TestDeath(t *testing.T) {
 			"in a header":       func(c *srvConn, q srvRequest) bool { c.send(simpleReply(q.cookie, 0)[:9]); c.hangUp(); return true },
 			"in the data": func(c *srvConn, q srvRequest) bool {
 				if c.structured {
-					c.send(dataChunk(q.cookie, 1, q.off, fill(4096, 1))[:2000])
+					b := dataChunk(q.cookie, 1, q.off, fill(4096, 1))
+					if c.ext {
+						b = extChunk(q.cookie, q.off, 1, chunkData, cat(be64(q.off), fill(4096, 1)))
+					}
+					c.send(b[:2000])
 				} else {
 					c.send(cat(simpleReply(q.cookie, 0), fill(2000, 1)))
 				}
@@ -111,7 +115,7 @@ func TestTimeLimit(t *testing.T) {
 		}
 		return false
 	}
-	h := openURI(t, s.start().uri("&timeout=50ms"), newTestLoop(t))
+	h := openURI(t, s.start().uri("&offline_after=50ms"), newTestLoop(t))
 	h.must(read(0, 512))
 	s.mu.Lock()
 	_ = s.l.Close()
@@ -161,7 +165,7 @@ func TestDoubtfulWrite(t *testing.T) {
 		}
 		return true
 	}
-	h := openURI(t, s.start().uri("&timeout=50ms"), nil)
+	h := openURI(t, s.start().uri("&offline_after=50ms"), nil)
 	w, r := write(0, fill(512, 3)), read(512, 512)
 	d := h.submit(w, r)
 	if got := h.wait(d); got != r {
@@ -308,11 +312,7 @@ func TestServerShutsDown(t *testing.T) {
 		var first atomic.Bool
 		s.answer = func(c *srvConn, q srvRequest) bool {
 			if c.n == 1 && q.off >= 8192 || first.CompareAndSwap(false, true) {
-				if c.structured {
-					c.send(errorChunk(q.cookie, chunkDone, nbdESHUTDOWN, "bye"))
-				} else {
-					c.send(simpleReply(q.cookie, nbdESHUTDOWN))
-				}
+				c.fail(q, nbdESHUTDOWN, "bye")
 				return true
 			}
 			return false
@@ -391,7 +391,7 @@ func TestOtherExport(t *testing.T) {
 		}
 	}
 	s := newServer(t, "unix")
-	h := openURI(t, s.start().uri("&timeout=50ms"), nil)
+	h := openURI(t, s.start().uri("&offline_after=50ms"), nil)
 	h.must(read(0, 8))
 	s.stop()
 	whole := s.data

@@ -17,16 +17,27 @@ const (
 	magicSimple     = 0x67446698
 	magicStructured = 0x668e33ef
 
+	// With extended headers.
+	magicExtRequest = 0x21e41c71
+	magicExtReply   = 0x6e8a278c
+
 	// Handshake flags, the server's and the client's.
 	flagFixedNewstyle = 1 << 0
 	flagNoZeroes      = 1 << 1
 
 	optAbort      = 2
+	optList       = 3
+	optStartTLS   = 5
+	optInfo       = 6
 	optGo         = 7
 	optStructured = 8
+	optSetContext = 10
+	optExtended   = 11
 
 	repAck    = 1
+	repServer = 2
 	repInfo   = 3
+	repMeta   = 4
 	repError  = 1 << 31 // set in every error
 	errUnsup  = repError + 1
 	errPolicy = repError + 2
@@ -50,6 +61,7 @@ const (
 	tfTrim        = 1 << 5
 	tfWriteZeroes = 1 << 6
 	tfMultiConn   = 1 << 8
+	tfFastZero    = 1 << 11
 
 	cmdRead        = 0
 	cmdWrite       = 1
@@ -57,24 +69,43 @@ const (
 	cmdFlush       = 3
 	cmdTrim        = 4
 	cmdWriteZeroes = 6
+	cmdBlockStatus = 7
 
-	cfFUA    = 1 << 0
-	cfNoHole = 1 << 1
+	cfFUA      = 1 << 0
+	cfNoHole   = 1 << 1
+	cfReqOne   = 1 << 3
+	cfFastZero = 1 << 4
+	cfPayload  = 1 << 5
 
 	chunkDone       = 1 << 0 // a flag
 	chunkNone       = 0
 	chunkData       = 1
 	chunkHole       = 2
+	chunkStatus     = 5
+	chunkStatusExt  = 6
 	chunkErrorBit   = 1 << 15 // set in the type of every error chunk
 	chunkError      = chunkErrorBit + 1
 	chunkErrorAtOff = chunkErrorBit + 2
 
-	requestSize = 28 // bytes of a request's header
-	simpleSize  = 16
-	chunkSize   = 20
-	dataSize    = chunkSize + 8  // with OFFSET_DATA's offset
-	holeSize    = chunkSize + 12 // with OFFSET_HOLE's offset and length
-	errorSize   = chunkSize + 6  // with an error chunk's number and message length
+	requestSize    = 28 // bytes of a request's header
+	extRequestSize = 32
+	simpleSize     = 16
+	chunkSize      = 20
+	extChunkSize   = 32
+
+	// Bytes behind a chunk's header that say how to read the rest of its payload.
+	dataHead    = 8  // OFFSET_DATA: the offset
+	holeHead    = 12 // OFFSET_HOLE: offset and length
+	errorHead   = 6  // an error chunk: number and length of the message
+	statusHead  = 4  // BLOCK_STATUS: the context
+	extentSize  = 8  // one of its descriptors: length and flags
+	statusHead2 = 8  // BLOCK_STATUS_EXT: context and number of descriptors
+	extentSize2 = 16
+	mostHead    = 16
+
+	// The flags of base:allocation.
+	contextName = "base:allocation"
+	stateHole   = 1 << 0
 
 	nbdEPERM     = 1
 	nbdEIO       = 5
@@ -94,6 +125,31 @@ func putRequest(b *[requestSize]byte, flags, cmd uint16, cookie uint64, off int6
 	binary.BigEndian.PutUint64(b[8:], cookie)
 	binary.BigEndian.PutUint64(b[16:], uint64(off))
 	binary.BigEndian.PutUint32(b[24:], n)
+}
+
+// putExtended is putRequest where extended headers were agreed on.
+func putExtended(b *[extRequestSize]byte, flags, cmd uint16, cookie uint64, off, n int64) {
+	if cmd == cmdWrite {
+		flags |= cfPayload // the length is that of data that follow
+	}
+	binary.BigEndian.PutUint32(b[0:], magicExtRequest)
+	binary.BigEndian.PutUint16(b[4:], flags)
+	binary.BigEndian.PutUint16(b[6:], cmd)
+	binary.BigEndian.PutUint64(b[8:], cookie)
+	binary.BigEndian.PutUint64(b[16:], uint64(off))
+	binary.BigEndian.PutUint64(b[24:], uint64(n))
+}
+
+// goodbye is NBD_CMD_DISC.
+func goodbye(extended bool) []byte {
+	if extended {
+		var b [extRequestSize]byte
+		putExtended(&b, 0, cmdDisc, 0, 0, 0)
+		return b[:]
+	}
+	var b [requestSize]byte
+	putRequest(&b, 0, cmdDisc, 0, 0, 0)
+	return b[:]
 }
 
 // errors by number (NBD, "Error values").

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/lunar-iscsi/lunar/backstore"
 	"github.com/lunar-iscsi/lunar/backstore/backstoretest"
+	"github.com/lunar-iscsi/lunar/test/certs"
 	"github.com/lunar-iscsi/lunar/test/deps"
 )
 
@@ -116,11 +118,12 @@ func bytesOf(size int64) string { return "size=" + strconv.FormatInt(size, 10) }
 
 func TestConformanceServer(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
-		for _, simple := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/simple=%v", network, simple), func(t *testing.T) {
+		for _, mode := range modes {
+			t.Run(network+"/"+mode, func(t *testing.T) {
 				make := func(t *testing.T, size int64, more uint16) backstore.Store {
 					s := newServer(t, network)
-					s.simple, s.data, s.min = simple, make([]byte, size), 512
+					s.data, s.min = make([]byte, size), 512
+					s.speak(t, mode)
 					s.flags |= tfMultiConn | more
 					return openStore(t, s.start().uri(""))
 				}
@@ -162,12 +165,37 @@ func TestConformanceNBDKit(t *testing.T) {
 			return openStore(t, socketURI(dir, ""))
 		}, backstoretest.Options{Reopen: func(t *testing.T) backstore.Store { return openStore(t, socketURI(dir, "")) }})
 	})
+	t.Run("tls", func(t *testing.T) {
+		certs := certDir(t, certs.New(t, "nbdkit-ca"))
+		backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
+			dir := t.TempDir()
+			nbdkit(t, dir, "--tls=require", "--tls-verify-peer", "--tls-certificates="+certs, "plugin=memory", bytesOf(size))
+			return openStore(t, "nbds+unix:///?socket="+filepath.Join(dir, "s")+"&tls-certificates="+certs)
+		}, backstoretest.Options{Allocates: true}) // crypto/tls does
+	})
+	// Servers that can do less: what they do not offer is not there, and the rest is right.
+	t.Run("noextents, slow zeroes", func(t *testing.T) {
+		conformNBDKit(t, all, defaultConns, []string{"--filter=noextents", "--filter=nozero"}, "zeromode=emulate", "fastzeromode=slow")
+	})
 	t.Run("delay", func(t *testing.T) {
 		backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
 			dir := t.TempDir()
 			nbdkit(t, dir, "--filter=delay", "plugin=memory", bytesOf(size), "rdelay=1ms", "wdelay=1ms")
 			return openStore(t, socketURI(dir, ""))
 		})
+	})
+}
+
+// conformNBDKit runs the suite on nbdkit's memory disk behind filters, which leave it with caps and so many connections.
+func conformNBDKit(t *testing.T, caps backstore.Caps, conns int, filters []string, params ...string) {
+	backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
+		dir := t.TempDir()
+		nbdkit(t, dir, slices.Concat(filters, []string{"plugin=memory", bytesOf(size)}, params)...)
+		st := openStore(t, socketURI(dir, ""))
+		if i := st.Info(); i.Caps != caps || len(st.(*Store).conns) != conns {
+			t.Errorf("capabilities %b, want %b, on %d connections", i.Caps, caps, len(st.(*Store).conns))
+		}
+		return st
 	})
 }
 
@@ -275,6 +303,32 @@ func TestNBDKitKilled(t *testing.T) {
 		}
 	}
 	h.close()
+}
+
+// Zeroes that nbdkit says are not fast are made all the same, in pieces.
+func TestNBDKitSlowZeroes(t *testing.T) {
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	nbdkit(t, dir, "--filter=log", "--filter=nozero", "plugin=memory", bytesOf(8<<20), "zeromode=emulate", "fastzeromode=slow", "logfile="+log)
+	h := openURI(t, socketURI(dir, "&connections=1"), nil)
+	h.must(write(0, fill(256<<10, 1)))
+	h.must(write(7<<20, fill(256<<10, 1)))
+	h.must(&backstore.Request{Op: backstore.WriteZeroes, Len: 8 << 20})
+	for off := int64(0); off < 8<<20; off += 1 << 20 {
+		r := read(off, 1<<20)
+		if h.must(r); !bytes.Equal(r.Buf, make([]byte, 1<<20)) {
+			t.Fatalf("no zeroes at %d", off)
+		}
+	}
+	h.close()
+	b, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The filter next to the plugin writes them.
+	if n := bytes.Count(b, []byte(" count=0x100000 fua=0 ...")); n != 8 {
+		t.Fatalf("the zeroes were written in %d pieces of 1 MiB, want 8:\n%s", n, b)
+	}
 }
 
 func TestNBDKitUnknownExport(t *testing.T) {

@@ -11,20 +11,52 @@ import (
 
 var errShutdown = errors.New("the server is shutting down")
 
+// A stage is what a parser's header is, and so what comes behind it.
+type stage uint8
+
+const (
+	atMagic stage = iota // a simple reply, or as much of a chunk's header
+	atChunk              // a chunk's header
+	atData               // the same with what its payload begins with, by its type
+	atHole
+	atError
+	atStatus
+	atExtent // one descriptor of a block status
+)
+
 // A parser is a connection's place in the stream of replies. Between calls it keeps at most a header.
 type parser struct {
 	structured bool // negotiated
+	base       int  // bytes of a chunk's header
+	first      int  // bytes of the first header of a reply
+	firstStage stage
 
-	hdr  [holeSize]byte // the header so far
-	have int
-	need int // bytes of it; says which header it is
+	hdr   [extChunkSize + mostHead]byte // the header so far
+	have  int
+	need  int // bytes of it
+	stage stage
 
-	slot uint16 // whose reply or chunk
-	last bool   // the chunk ends the reply
-	dst  []byte // where the payload's rest belongs, in the read's buffer
-	text []byte // of an error chunk, filled to textN
-	got  int
+	slot   uint16 // whose reply or chunk
+	last   bool   // the chunk ends the reply
+	length uint64 // of the chunk's payload
+	dst    []byte // where the payload's rest belongs, in the read's buffer
+	text   []byte // of an error chunk, filled to textN
+	got    int
 }
+
+// begin makes ready for the first reply.
+func (p *parser) begin(ex *export) {
+	p.structured, p.base, p.first, p.firstStage = ex.structured, chunkSize, simpleSize, atMagic
+	if ex.extended { // every reply is then a chunk
+		p.base, p.first, p.firstStage = extChunkSize, extChunkSize, atChunk
+	}
+	p.next()
+}
+
+func (p *parser) next() { p.have, p.need, p.stage = 0, p.first, p.firstStage }
+
+// more wants n bytes behind the chunk's header, and says what they are.
+func (p *parser) more(n int, s stage) { p.have, p.need, p.stage = p.base, p.base+n, s }
 
 // feed takes the next bytes of the stream. An error means that the server broke the protocol.
 func (c *conn) feed(p []byte) error {
@@ -66,33 +98,45 @@ func (c *conn) placed(n int) {
 // header deals with a complete header of c.need bytes; one that says that more of it follows only raises need.
 func (c *conn) header() error {
 	be := binary.BigEndian
-	switch c.need {
-	case simpleSize:
+	switch c.stage {
+	case atMagic:
 		switch magic := be.Uint32(c.hdr[:]); {
 		case magic == magicSimple:
 			return c.simple(be.Uint32(c.hdr[4:]), be.Uint64(c.hdr[8:]))
 		case magic == magicStructured && c.structured:
-			c.need = chunkSize
+			c.need, c.stage = chunkSize, atChunk
 		default:
 			return fmt.Errorf("a reply with magic %#x", magic)
 		}
-	case chunkSize:
-		return c.chunk(be.Uint16(c.hdr[6:]), be.Uint32(c.hdr[16:]))
-	case dataSize:
-		dst, err := c.target(be.Uint64(c.hdr[20:]), uint64(be.Uint32(c.hdr[16:]))-8)
+	case atChunk:
+		if !c.extended {
+			c.length = uint64(be.Uint32(c.hdr[16:]))
+			return c.chunk(be.Uint16(c.hdr[6:]), c.length)
+		}
+		if magic := be.Uint32(c.hdr[:]); magic != magicExtReply {
+			return fmt.Errorf("a reply with magic %#x although extended headers were agreed on", magic)
+		}
+		c.length = be.Uint64(c.hdr[24:])
+		return c.chunk(be.Uint16(c.hdr[6:]), c.length)
+	case atData:
+		dst, err := c.target(be.Uint64(c.hdr[c.base:]), c.length-dataHead)
 		if err != nil {
 			return err
 		}
 		c.dst = dst
-	case holeSize:
-		dst, err := c.target(be.Uint64(c.hdr[20:]), uint64(be.Uint32(c.hdr[28:])))
+	case atHole:
+		dst, err := c.target(be.Uint64(c.hdr[c.base:]), uint64(be.Uint32(c.hdr[c.base+8:])))
 		if err != nil {
 			return err
 		}
 		clear(dst)
 		c.chunkEnd()
-	case errorSize:
-		return c.errorHead(be.Uint16(c.hdr[6:]), be.Uint32(c.hdr[16:]))
+	case atError:
+		return c.errorHead(be.Uint16(c.hdr[6:]), c.length)
+	case atStatus:
+		return c.statusHead(be.Uint32(c.hdr[c.base:]))
+	case atExtent:
+		return c.statusExtent(c.hdr[c.base:])
 	}
 	return nil
 }
@@ -139,22 +183,31 @@ func (c *conn) simple(errno uint32, cookie uint64) error {
 }
 
 // chunk begins a chunk of a structured reply (NBD, "Structured reply types").
-func (c *conn) chunk(typ uint16, length uint32) error {
+func (c *conn) chunk(typ uint16, length uint64) error {
 	sl, err := c.find(binary.BigEndian.Uint64(c.hdr[8:]))
 	if err != nil {
 		return err
+	}
+	if c.extended {
+		if off := binary.BigEndian.Uint64(c.hdr[16:]); off != uint64(sl.off) {
+			return fmt.Errorf("a chunk of a reply for byte %d to a request for byte %d", off, sl.off)
+		}
 	}
 	c.last = binary.BigEndian.Uint16(c.hdr[4:])&chunkDone != 0
 	isRead := sl.cmd == cmdRead
 	switch {
 	case typ == chunkNone && length == 0 && c.last:
 		c.chunkEnd()
-	case typ == chunkData && isRead && length > 8:
-		c.need = dataSize
-	case typ == chunkHole && isRead && length == 12:
-		c.need = holeSize
-	case typ&chunkErrorBit != 0 && length >= 6 && length <= maxErrorChunk && (typ != chunkErrorAtOff || length >= 14):
-		c.need = errorSize
+	case typ == chunkData && isRead && length > dataHead:
+		c.more(dataHead, atData)
+	case typ == chunkHole && isRead && length == holeHead:
+		c.more(holeHead, atHole)
+	case typ == chunkStatus && sl.cmd == cmdBlockStatus && length <= maxStatus && length > statusHead && (length-statusHead)%extentSize == 0:
+		c.more(statusHead, atStatus)
+	case typ == chunkStatusExt && sl.cmd == cmdBlockStatus && c.extended && length <= maxStatus && length > statusHead2 && (length-statusHead2)%extentSize2 == 0:
+		c.more(statusHead2, atStatus)
+	case typ&chunkErrorBit != 0 && length >= errorHead && length <= maxErrorChunk && (typ != chunkErrorAtOff || length >= errorHead+8):
+		c.more(errorHead, atError)
 	default:
 		return fmt.Errorf("a chunk of type %d with %d bytes in reply to command %d", typ, length, sl.cmd)
 	}
@@ -177,10 +230,10 @@ func (c *conn) target(off, n uint64) ([]byte, error) {
 }
 
 // errorHead notes an error chunk's number and makes room for its text and fields.
-func (c *conn) errorHead(typ uint16, length uint32) error {
+func (c *conn) errorHead(typ uint16, length uint64) error {
 	sl := &c.s.slots[c.slot]
-	errno, textLen := binary.BigEndian.Uint32(c.hdr[20:]), uint32(binary.BigEndian.Uint16(c.hdr[24:]))
-	rest := length - 6
+	errno, textLen := binary.BigEndian.Uint32(c.hdr[c.base:]), uint32(binary.BigEndian.Uint16(c.hdr[c.base+4:]))
+	rest := uint32(length) - errorHead // at most maxErrorChunk
 	fields := uint32(0)
 	if typ == chunkErrorAtOff {
 		fields = 8
@@ -202,7 +255,7 @@ func (c *conn) errorHead(typ uint16, length uint32) error {
 // errorEnd reads what an error chunk says beyond its number.
 func (c *conn) errorEnd() error {
 	sl := &c.s.slots[c.slot]
-	n := int(binary.BigEndian.Uint16(c.hdr[24:]))
+	n := int(binary.BigEndian.Uint16(c.hdr[c.base+4:]))
 	if sl.text == "" {
 		sl.text = printable(c.text[:n])
 	}
@@ -222,7 +275,7 @@ func (c *conn) errorEnd() error {
 
 // chunkEnd makes ready for the next header and ends the request with its last chunk.
 func (c *conn) chunkEnd() {
-	c.have, c.need = 0, simpleSize
+	c.next()
 	if c.last {
 		c.finish(c.slot)
 	}
@@ -242,9 +295,15 @@ func (c *conn) finish(i uint16) {
 		// Refused, so it can be sent again anywhere else.
 		sl.resends++
 		c.retired()
+		s.again(i)
 		s.assign(i)
 		return
 	case sl.errno != 0:
+		if sl.errno == nbdENOTSUP && c.tryFast(sl) {
+			sl.slow = true
+			s.assign(i)
+			return
+		}
 		off := max(sl.errOff, r.Off)
 		err := &backstore.Error{Class: classOf(sl.errno), Op: r.Op.String(), Off: off, Cause: &ServerError{Errno: sl.errno, Text: sl.text}}
 		if sl.cmd == cmdFlush || fua && sl.cmd != cmdRead && !refused(sl.errno) {
@@ -263,7 +322,7 @@ func (c *conn) finish(i uint16) {
 		}
 		s.flushed(sl.mark)
 		if r.Op == backstore.Read { // a FUA read's second part
-			sl.cmd = cmdRead
+			sl.cmd, sl.off, sl.n = cmdRead, r.Off, r.Len
 			s.assign(i)
 			return
 		}
@@ -272,8 +331,18 @@ func (c *conn) finish(i uint16) {
 			s.end(i, &backstore.Error{Class: backstore.ClassTransport, Op: r.Op.String(), Off: r.Off, Cause: errShort})
 			return
 		}
+	case sl.cmd == cmdBlockStatus:
+		if err := s.described(i); err != errMore {
+			s.end(i, err)
+		}
+		return
 	case !fua:
 		s.acked++
+	}
+	if sl.n < r.Len && (sl.cmd == cmdTrim || sl.cmd == cmdWriteZeroes) && sl.off+sl.n < r.Off+r.Len {
+		sl.off += sl.n
+		s.assign(i)
+		return
 	}
 	s.end(i, nil)
 }
@@ -301,7 +370,9 @@ func (c *conn) retired() {
 		sl := &c.s.slots[r.Slot]
 		if c.headSent > 0 && c.sendq.head == nil { // begun, so the rest must follow
 			c.sendq.push(r)
-			c.sendBytes = len(r.Buf)
+			if sl.cmd == cmdWrite {
+				c.sendBytes = len(r.Buf)
+			}
 			continue
 		}
 		c.gone(sl)

@@ -72,9 +72,13 @@ func TestChunksInAnyOrder(t *testing.T) {
 
 // bare returns a store with one connection that has no socket, and puts requests on the wire.
 func bare(t testing.TB, structured bool, rs ...*backstore.Request) (*Store, *conn) {
+	return bareOf(t, &export{size: 1 << 20, flags: allFlags, structured: structured, blocks: true, min: 1, preferred: 4096, payload: 1 << 20}, rs...)
+}
+
+func bareOf(t testing.TB, ex *export, rs ...*backstore.Request) (*Store, *conn) {
 	t.Helper()
-	c := &config{scheme: "nbd", network: "unix", conns: 1, inFlight: 8, timeout: defaultTimeout}
-	s, err := newStore(c, &export{size: 1 << 20, flags: allFlags, blocks: true, min: 1, preferred: 4096, payload: 1 << 20}, nil)
+	c := &config{scheme: "nbd", network: "unix", conns: 1, inFlight: 8, offlineAfter: defaultOffline}
+	s, err := newStore(c, ex, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +86,7 @@ func bare(t testing.TB, structured bool, rs ...*backstore.Request) (*Store, *con
 		s.cancel()
 		s.closePoller()
 	})
-	cn := newConn(s, 0, -1, &export{structured: structured, size: uint64(s.info.Size)})
+	cn := newConn(s, 0, -1, ex)
 	s.conns[0], s.live = cn, 1
 	for _, r := range rs {
 		if r.Err = s.refuse(r); r.Err != nil {

@@ -28,13 +28,12 @@ func (s *Store) PresentSize(ctx context.Context) (int64, error) {
 	if closing {
 		return 0, &backstore.Error{Class: backstore.ClassOffline, Op: "resize", Cause: backstore.ErrClosed}
 	}
-	fd, now, err := dial(ctx, s.cfg, extraTime)
+	l, err := dial(ctx, s.cfg, extraTime)
 	if err != nil {
 		return 0, &backstore.Error{Class: backstore.ClassOf(err), Op: "resize", Cause: fmt.Errorf("the server did not tell its size: %w", err)}
 	}
-	disconnect(fd)
-	closeFd(fd)
-	return now.info(s.cfg).Size, nil
+	l.leave()
+	return l.ex.info(s.cfg).Size, nil
 }
 
 // AdoptSize makes size that of the store. Where connections do not know of it yet, requests wait until they have been replaced.

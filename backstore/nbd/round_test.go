@@ -10,8 +10,8 @@ import (
 
 // echo serves an export of zeroes without allocating: it answers all requests of one read with one write.
 func echo(nc net.Conn) {
-	c := &srvConn{Conn: nc, s: &server{flags: allFlags, blocks: true, min: 1, data: make([]byte, 64<<20)}}
-	if c.handshake(nc) != nil {
+	c := &srvConn{Conn: nc, s: &server{flags: allFlags, blocks: true, min: 1, noAlloc: true, data: make([]byte, 64<<20)}}
+	if _, err := c.handshake(); err != nil {
 		return
 	}
 	in, out := make([]byte, 4<<20), make([]byte, 8<<20)
@@ -39,7 +39,7 @@ func echo(nc net.Conn) {
 				binary.BigEndian.PutUint16(out[w+6:], chunkData)
 				binary.BigEndian.PutUint32(out[w+16:], 8+size)
 				copy(out[w+chunkSize:], off)
-				w += dataSize + int(size)
+				w += chunkSize + dataHead + int(size)
 				continue
 			}
 			if cmd == cmdWrite {

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -24,8 +25,14 @@ type server struct {
 	flags   uint16
 	blocks  bool // tell block sizes
 	min     uint32
-	simple  bool // refuse structured replies
-	accept  int  // connections that get an answer; 0: all
+	simple  bool        // refuse structured replies
+	ext     bool        // agree to extended headers
+	noAlloc bool        // refuse base:allocation
+	tls     *tls.Config // demand TLS
+	certs   string      // for clients of it
+	exports []byte      // the answer to the question for exports
+	told    uint64      // the size that is told, where it is not that of data
+	accept  int         // connections that get an answer; 0: all
 
 	// answer, if set, may deal with a request in its own way; it says whether it did. It is called on the
 	// connection's goroutine.
@@ -46,6 +53,7 @@ type srvConn struct {
 	s          *server
 	n          int // which connection it is, from 1
 	structured bool
+	ext        bool
 	size       uint64 // of the export, as it was told: it holds for the connection
 	wmu        sync.Mutex
 }
@@ -54,7 +62,7 @@ type srvRequest struct {
 	flags, cmd uint16
 	cookie     uint64
 	off        uint64
-	n          uint32
+	n          uint64
 	data       []byte
 }
 
@@ -154,13 +162,25 @@ func (s *server) drop() {
 }
 
 func (s *server) uri(opts string) string {
+	if s.tls != nil {
+		opts += "&tls-certificates=" + s.certs
+	}
+	return s.bareURI(opts)
+}
+
+// bareURI is uri without certificates.
+func (s *server) bareURI(opts string) string {
+	scheme := "nbd"
+	if s.tls != nil {
+		scheme = "nbds"
+	}
 	if s.network == "unix" {
-		return "nbd+unix:///disk?socket=" + s.addr + opts
+		return scheme + "+unix:///disk?socket=" + s.addr + opts
 	}
 	if opts != "" {
 		opts = "?" + opts[1:]
 	}
-	return "nbd://" + s.addr + "/disk" + opts
+	return scheme + "://" + s.addr + "/disk" + opts
 }
 
 func (c *srvConn) serve() {
@@ -171,8 +191,8 @@ func (c *srvConn) serve() {
 		c.s.gone.Broadcast()
 		c.s.mu.Unlock()
 	}()
-	r := bufio.NewReader(c.Conn)
-	if c.handshake(r) != nil {
+	r, err := c.handshake()
+	if err != nil {
 		return
 	}
 	c.s.mu.Lock()
@@ -180,16 +200,26 @@ func (c *srvConn) serve() {
 	c.n = c.s.made
 	c.s.mu.Unlock()
 	for {
-		var h [requestSize]byte
-		if _, err := io.ReadFull(r, h[:]); err != nil {
+		var h [extRequestSize]byte
+		size, magic := requestSize, uint32(magicRequest)
+		if c.ext {
+			size, magic = extRequestSize, magicExtRequest
+		}
+		if _, err := io.ReadFull(r, h[:size]); err != nil {
 			return
 		}
-		if binary.BigEndian.Uint32(h[:]) != magicRequest {
+		if binary.BigEndian.Uint32(h[:]) != magic {
 			c.s.t.Error("a request without its magic")
 			return
 		}
 		q := srvRequest{flags: binary.BigEndian.Uint16(h[4:]), cmd: binary.BigEndian.Uint16(h[6:]), cookie: binary.BigEndian.Uint64(h[8:]),
-			off: binary.BigEndian.Uint64(h[16:]), n: binary.BigEndian.Uint32(h[24:])}
+			off: binary.BigEndian.Uint64(h[16:]), n: uint64(binary.BigEndian.Uint32(h[24:]))}
+		if c.ext {
+			q.n = binary.BigEndian.Uint64(h[24:])
+		}
+		if has := q.flags&cfPayload != 0; has != (c.ext && q.cmd == cmdWrite) {
+			c.s.t.Errorf("command %d with payload flag %v", q.cmd, has)
+		}
 		if q.cmd == cmdDisc {
 			c.s.mu.Lock()
 			c.s.discs++
@@ -202,8 +232,8 @@ func (c *srvConn) serve() {
 				return
 			}
 		}
-		if q.off+uint64(q.n) > c.size {
-			c.s.t.Errorf("request %d reaches to %d on a connection that was told of %d bytes", q.cmd, q.off+uint64(q.n), c.size)
+		if q.off+q.n > c.size {
+			c.s.t.Errorf("request %d reaches to %d on a connection that was told of %d bytes", q.cmd, q.off+q.n, c.size)
 			return
 		}
 		if c.s.answer == nil || !c.s.answer(c, q) {
@@ -212,36 +242,65 @@ func (c *srvConn) serve() {
 	}
 }
 
-func (c *srvConn) handshake(r io.Reader) error {
+// handshake ends with the reader of what follows.
+func (c *srvConn) handshake() (r io.Reader, err error) {
+	r = c.Conn // unbuffered: TLS may begin
 	b := binary.BigEndian.AppendUint64(nil, magicInit)
 	b = binary.BigEndian.AppendUint64(b, magicOption)
 	b = binary.BigEndian.AppendUint16(b, flagFixedNewstyle|flagNoZeroes)
 	c.send(b)
 	var f [4]byte
 	if _, err := io.ReadFull(r, f[:]); err != nil {
-		return err
+		return nil, err
 	}
+	secure := c.s.tls == nil
 	if binary.BigEndian.Uint32(f[:]) != flagFixedNewstyle|flagNoZeroes {
 		c.s.t.Error("wrong client flags")
 	}
 	for {
 		var h [16]byte
 		if _, err := io.ReadFull(r, h[:]); err != nil {
-			return err
+			return nil, err
 		}
 		opt := binary.BigEndian.Uint32(h[8:])
 		body := make([]byte, binary.BigEndian.Uint32(h[12:]))
 		if _, err := io.ReadFull(r, body); err != nil {
-			return err
+			return nil, err
 		}
 		switch {
+		case opt == optStartTLS && !secure:
+			c.send(optReply(opt, repAck, nil))
+			tc := tls.Server(c.Conn, c.s.tls)
+			if err := tc.Handshake(); err != nil {
+				return nil, err
+			}
+			c.s.mu.Lock()
+			c.Conn, secure = tc, true
+			c.s.mu.Unlock()
+			r = tc
+		case !secure:
+			c.send(optReply(opt, errTLS, nil))
+		case opt == optExtended && c.s.ext:
+			c.ext, c.structured = true, true
+			c.send(optReply(opt, repAck, nil))
+		case opt == optSetContext && c.structured && !c.s.noAlloc:
+			c.send(append(optReply(opt, repMeta, append(binary.BigEndian.AppendUint32(nil, theContext), contextName...)), optReply(opt, repAck, nil)...))
+		case opt == optList && c.s.exports != nil:
+			c.send(c.s.exports)
+		case opt == optList:
+			for _, name := range [...]string{"disk", "", "a b/ü?"} {
+				c.send(optReply(opt, repServer, append(binary.BigEndian.AppendUint32(nil, uint32(len(name))), name+"what it is"...)))
+			}
+			c.send(optReply(opt, repAck, nil))
 		case opt == optStructured && !c.s.simple:
 			c.structured = true
 			c.send(optReply(opt, repAck, nil))
-		case opt == optGo && string(body[4:len(body)-4]) == "disk":
+		case (opt == optGo || opt == optInfo) && string(body[4:len(body)-4]) == "disk":
 			info := binary.BigEndian.AppendUint16(nil, infoExport)
 			c.s.mu.Lock()
-			c.size = uint64(len(c.s.data))
+			if c.size = uint64(len(c.s.data)); c.s.told != 0 {
+				c.size = c.s.told
+			}
 			c.s.mu.Unlock()
 			info = binary.BigEndian.AppendUint64(info, c.size)
 			info = binary.BigEndian.AppendUint16(info, c.s.flags)
@@ -254,11 +313,14 @@ func (c *srvConn) handshake(r io.Reader) error {
 				out = append(out, optReply(opt, repInfo, bs)...)
 			}
 			c.send(append(out, optReply(opt, repAck, nil)...))
-			return nil
-		case opt == optGo:
+			if opt == optGo {
+				return bufio.NewReader(r), nil
+			}
+		case opt == optGo || opt == optInfo:
 			c.send(optReply(opt, errUnkn, []byte("no such thing")))
 		case opt == optAbort:
-			return errors.New("aborted")
+			c.send(optReply(opt, repAck, nil))
+			return nil, errors.New("aborted")
 		default:
 			c.send(optReply(opt, errUnsup, nil))
 		}
@@ -273,18 +335,23 @@ func optReply(opt, typ uint32, body []byte) []byte {
 	return append(b, body...)
 }
 
+// theContext is the number of base:allocation.
+const theContext = 7
+
 // obey does what the request says.
 func (c *srvConn) obey(q srvRequest) {
 	switch q.cmd {
 	case cmdRead:
 		c.s.mu.Lock()
-		data := append([]byte(nil), c.s.data[q.off:q.off+uint64(q.n)]...)
+		data := append([]byte(nil), c.s.data[q.off:q.off+q.n]...)
 		c.s.mu.Unlock()
 		if c.structured {
-			c.send(dataChunk(q.cookie, chunkDone, q.off, data))
+			c.chunk(q, chunkDone, chunkData, append(be64(q.off), data...))
 		} else {
 			c.send(append(simpleReply(q.cookie, 0), data...))
 		}
+	case cmdBlockStatus:
+		c.status(q, c.s.extents(q.off, q.n)...)
 	default:
 		c.apply(q)
 		c.ok(q)
@@ -298,16 +365,86 @@ func (c *srvConn) apply(q srvRequest) {
 	case cmdWrite:
 		copy(c.s.data[q.off:], q.data)
 	case cmdTrim, cmdWriteZeroes:
-		clear(c.s.data[q.off : q.off+uint64(q.n)])
+		clear(c.s.data[q.off : q.off+q.n])
 	}
 }
 
 func (c *srvConn) ok(q srvRequest) {
 	if c.structured {
-		c.send(chunk(q.cookie, chunkDone, chunkNone, nil))
+		c.chunk(q, chunkDone, chunkNone, nil)
 	} else {
 		c.send(simpleReply(q.cookie, 0))
 	}
+}
+
+// chunk sends a chunk in the header that was agreed on.
+func (c *srvConn) chunk(q srvRequest, flags, typ uint16, body []byte) {
+	if c.ext {
+		c.send(extChunk(q.cookie, q.off, flags, typ, body))
+	} else {
+		c.send(chunk(q.cookie, flags, typ, body))
+	}
+}
+
+// fail answers an error, with a text where there is a place for one.
+func (c *srvConn) fail(q srvRequest, errno uint32, text string) {
+	if !c.structured {
+		c.send(simpleReply(q.cookie, errno))
+		return
+	}
+	c.chunk(q, chunkDone, chunkError, cat(be32(errno), be16(uint16(len(text))), []byte(text)))
+}
+
+// An extent is a descriptor of a block status.
+type extent struct{ n, flags uint64 }
+
+// status answers a block status request.
+func (c *srvConn) status(q srvRequest, list ...extent) {
+	if c.ext {
+		c.chunk(q, chunkDone, chunkStatusExt, wideStatus(theContext, list...))
+	} else {
+		c.chunk(q, chunkDone, chunkStatus, narrowStatus(theContext, list...))
+	}
+}
+
+func narrowStatus(context uint32, list ...extent) []byte {
+	b := be32(context)
+	for _, e := range list {
+		b = cat(b, be32(uint32(e.n)), be32(uint32(e.flags)))
+	}
+	return b
+}
+
+func wideStatus(context uint32, list ...extent) []byte {
+	b := cat(be32(context), be32(uint32(len(list))))
+	for _, e := range list {
+		b = cat(b, be64(e.n), be64(e.flags))
+	}
+	return b
+}
+
+// extents describes a range: a page of zeroes is a hole.
+func (s *server) extents(off, n uint64) (list []extent) {
+	const page, zero = 4096, 1 << 1
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for end := off + n; off < end; {
+		to := min(off/page*page+page, uint64(len(s.data)))
+		e := extent{n: to - off, flags: stateHole | zero} // of the last page more than was asked for
+		for _, b := range s.data[off/page*page : to] {
+			if b != 0 {
+				e.flags = 0
+				break
+			}
+		}
+		if k := len(list); k > 0 && list[k-1].flags == e.flags {
+			list[k-1].n += e.n
+		} else {
+			list = append(list, e)
+		}
+		off = to
+	}
+	return list
 }
 
 func (c *srvConn) send(b []byte) {
@@ -338,6 +475,10 @@ func chunk(cookie uint64, flags, typ uint16, body []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, cookie)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
 	return append(b, body...)
+}
+
+func extChunk(cookie, off uint64, flags, typ uint16, body []byte) []byte {
+	return cat(be32(magicExtReply), be16(flags), be16(typ), be64(cookie), be64(off), be64(uint64(len(body))), body)
 }
 
 func dataChunk(cookie uint64, flags uint16, off uint64, data []byte) []byte {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,9 +19,11 @@ type slot struct {
 	mark   uint64 // Store.acked when a flush was submitted: what it covers
 	cmd    uint16 // what is sent: a FUA read is a flush first
 	sent   bool   // wholly given to the socket
+	off, n int64  // the range on the wire: all of the request's, or a piece of it
 
 	resends uint8 // times sent again
 	doubt   bool  // a copy sent earlier may still run
+	slow    bool  // write zeroes: the server cannot do it fast
 
 	// The answer so far.
 	errno  uint32
@@ -42,6 +45,7 @@ type Store struct {
 
 	mu    sync.Mutex // guards everything below
 	slots []slot
+	told  []told // of the slots that have an allocation query
 	free  []uint16
 	seq   uint64 // of the last sending
 	conns []*conn
@@ -86,14 +90,29 @@ type Store struct {
 	warns []string
 }
 
-// Drivers returns the drivers of the schemes "nbd" and "nbd+unix".
+// Drivers returns the drivers of the schemes "nbd", "nbds", "nbd+unix" and "nbds+unix".
 func Drivers() []backstore.Driver {
-	const help = " — a volume of an NBD server; connections=4 inflight=256 timeout=30s restart=safe|unsafe readonly shared"
-	options := []string{"socket", "connections", "inflight", "timeout", "restart", "readonly", "shared"}
-	return []backstore.Driver{
-		{Scheme: "nbd", Help: "nbd://host:10809/export" + help, Options: options, Open: open},
-		{Scheme: "nbd+unix", Help: "nbd+unix:///export?socket=/run/nbd.sock" + help, Options: options, Open: open},
+	const help = " — a volume of an NBD server; connections=4 inflight=256 offline_after=30s restart=safe|unsafe readonly shared"
+	const secure = help + " tls-certificates=DIR tls-hostname=NAME tls-verify-peer=1"
+	options := []string{"socket", "connections", "inflight", "offline_after", "restart", "readonly", "shared"}
+	withTLS := append(slices.Clone(options), tlsOptions[:]...)
+	traits := []string{"reconnects", "follows growth"}
+	var ds []backstore.Driver
+	for _, d := range []backstore.Driver{
+		{Scheme: "nbd", Help: "nbd://host:10809/export" + help, Traits: traits},
+		{Scheme: "nbds", Help: "nbds://host:10809/export" + secure, Traits: append(slices.Clone(traits), "tls")},
+		{Scheme: "nbd+unix", Help: "nbd+unix:///export?socket=/run/nbd.sock" + help, Traits: traits},
+		{Scheme: "nbds+unix", Help: "nbds+unix:///export?socket=/run/nbd.sock" + secure, Traits: append(slices.Clone(traits), "tls")},
+	} {
+		// Those of TLS are known to all four, so that one in the wrong place is refused with the reason.
+		d.Options, d.Open, d.Key, d.Volumes = withTLS, open, key, volumes()
+		ds = append(ds, d)
 	}
+	for _, scheme := range []string{"nbd+vsock", "nbds+vsock"} {
+		ds = append(ds, backstore.Driver{Scheme: scheme, Help: scheme + "://CID:PORT/export — NBD over AF_VSOCK, which lunar does not speak",
+			Absent: "NBD over AF_VSOCK is not supported: let the server listen on a unix socket or on TCP"})
+	}
+	return ds
 }
 
 func open(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
@@ -101,21 +120,29 @@ func open(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore
 	if err != nil {
 		return nil, err
 	}
-	fd, ex, err := dial(ctx, c, connectTime)
+	if o.TakeOver {
+		return nil, &backstore.Error{Class: backstore.ClassUnsupported, Op: "open", Cause: errors.New("the NBD protocol has no word to shut another client out")}
+	}
+	l, err := dial(ctx, c, connectTime)
 	if err != nil {
 		return nil, err
 	}
-	s, err := newStore(c, ex, o.Warn)
+	s, err := newStore(c, l.ex, o.Warn)
 	if err != nil {
-		closeFd(fd)
+		l.close()
 		return nil, err
 	}
-	s.addConn(fd, ex)
+	if err := s.addLink(l); err != nil {
+		s.release()
+		return nil, err
+	}
 	for i := 1; i < len(s.conns); i++ {
-		fd, now, err := dial(ctx, c, extraTime)
+		l, err := dial(ctx, c, extraTime)
 		if err == nil {
-			if err = ex.same(now); err != nil {
-				closeFd(fd)
+			if err = s.ex.same(l.ex); err == nil {
+				err = s.addLink(l)
+			} else {
+				l.close()
 			}
 		}
 		if err != nil {
@@ -123,7 +150,6 @@ func open(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore
 			s.conns = s.conns[:i]
 			break
 		}
-		s.addConn(fd, now)
 	}
 	return s, nil
 }
@@ -138,7 +164,7 @@ func newStore(c *config, ex *export, warn func(string)) (*Store, error) {
 		n = 1
 	}
 	s := &Store{cfg: c, ex: ex, info: ex.info(c), warn: warn, conns: make([]*conn, n),
-		slots: make([]slot, c.inFlight), free: make([]uint16, c.inFlight), win: make([]byte, windowSize)}
+		slots: make([]slot, c.inFlight), told: make([]told, c.inFlight), free: make([]uint16, c.inFlight), win: make([]byte, windowSize)}
 	for i := range s.free {
 		s.free[i] = uint16(len(s.free) - 1 - i)
 	}
@@ -150,11 +176,22 @@ func newStore(c *config, ex *export, warn func(string)) (*Store, error) {
 	return s, nil
 }
 
-// addConn puts a connection in its free place, before anything runs.
-func (s *Store) addConn(fd int, ex *export) {
-	c := newConn(s, s.live, fd, ex)
+// addLink puts a connection in its free place, before anything runs. On an error the link is given up.
+func (s *Store) addLink(l *link) error {
+	if err := l.carry(&s.wg); err != nil {
+		l.close()
+		return err
+	}
+	c := s.newConn(s.live, l)
 	s.conns[c.i] = c
 	s.live++
+	return nil
+}
+
+func (s *Store) newConn(place int, l *link) *conn {
+	c := newConn(s, place, l.fd, l.ex)
+	c.tun = l.tun
+	return c
 }
 
 // Info returns the snapshot.
@@ -181,6 +218,9 @@ func (s *Store) submit(r *backstore.Request) backstore.Outcome {
 	}
 	if r.Op == backstore.Flush && s.info.Caps&backstore.CapFlush == 0 || r.Op != backstore.Flush && r.Len == 0 {
 		return backstore.Done // nothing to do; NBD leaves requests of no length undefined
+	}
+	if r.Op == backstore.Allocation && len(r.Extents) == cap(r.Extents) {
+		return backstore.Done // no room for an answer
 	}
 	if len(s.free) == 0 {
 		r.Err = &backstore.Error{Class: backstore.ClassBusy, Op: r.Op.String(), Off: r.Off, Cause: errInFlight}
@@ -221,13 +261,13 @@ func (s *Store) begin(r *backstore.Request) {
 	i := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	sl := &s.slots[i]
-	*sl = slot{req: r, cover: sl.cover[:0], mark: s.acked}
+	*sl = slot{req: r, cover: sl.cover[:0], mark: s.acked, off: r.Off, n: r.Len}
 	r.Slot = uint64(i)
 	switch r.Op {
 	case backstore.Read:
 		sl.cmd = cmdRead
 		if r.Flags&backstore.FUA != 0 {
-			sl.cmd = cmdFlush
+			sl.cmd, sl.off, sl.n = cmdFlush, 0, 0
 		}
 	case backstore.Write:
 		sl.cmd = cmdWrite
@@ -237,6 +277,9 @@ func (s *Store) begin(r *backstore.Request) {
 		sl.cmd = cmdTrim
 	case backstore.WriteZeroes:
 		sl.cmd = cmdWriteZeroes
+	case backstore.Allocation:
+		sl.cmd = cmdBlockStatus
+		s.told[i] = told{from: len(r.Extents), end: r.Off}
 	}
 	s.assign(i)
 	// A caller that never ends its batch must not stand still.
@@ -253,6 +296,9 @@ func (s *Store) assign(i uint16) {
 	if c == nil {
 		s.wait.push(sl.req)
 		return
+	}
+	if sl.cmd > cmdFlush {
+		sl.n = c.piece(sl) // trim, write zeroes, block status
 	}
 	s.seq++
 	sl.cookie = uint64(i) | s.seq<<16

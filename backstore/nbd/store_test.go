@@ -173,14 +173,25 @@ func classIs(t *testing.T, err error, want backstore.Class) {
 	}
 }
 
+// modes are the ways to talk that a server may have.
+var modes = [...]string{"simple", "structured", "extended", "tls"}
+
+// speak makes the server one of a mode.
+func (s *server) speak(t testing.TB, mode string) {
+	s.simple, s.ext = mode == "simple", mode == "extended"
+	if mode == "tls" {
+		s.secure(t)
+	}
+}
+
 // everyWay runs f with each kind of server and each way to wait.
 func everyWay(t *testing.T, f func(t *testing.T, s *server, loop *testLoop)) {
 	for _, network := range []string{"unix", "tcp"} {
-		for _, simple := range []bool{false, true} {
+		for _, mode := range modes {
 			for _, looped := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s/simple=%v/loop=%v", network, simple, looped), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s/%s/loop=%v", network, mode, looped), func(t *testing.T) {
 					s := newServer(t, network)
-					s.simple = simple
+					s.speak(t, mode)
 					s.flags |= tfMultiConn
 					var loop *testLoop
 					if looped {
@@ -248,7 +259,7 @@ func TestModel(t *testing.T) {
 
 func TestInfo(t *testing.T) {
 	s := newServer(t, "unix")
-	s.min = 512
+	s.min, s.noAlloc = 512, true
 	s.flags |= tfRotational
 	h := openURI(t, s.start().uri("&inflight=7&shared=on"), nil)
 	defer h.close()
@@ -486,7 +497,7 @@ func TestWire(t *testing.T) {
 	type wire struct {
 		cmd, flags uint16
 		off        uint64
-		n          uint32
+		n          uint64
 	}
 	for _, tc := range []struct {
 		r    backstore.Request

@@ -154,31 +154,16 @@ var script = []string{
 // TestScript runs the script and compares everything that is written, exit statuses and standard error with it.
 func TestScript(t *testing.T) {
 	r := newRig(t)
-	var b strings.Builder
-	in := ""
-	for _, line := range script {
-		switch {
-		case line == "login":
-			s := r.login(disk, "iqn.1993-08.org.debian:01:host")
-			read := cdb.Transfer(cdb.Read10, 0, 8, 0)
-			for range 3 {
-				if _, err := s.Command(r.ctx(), sam.NewLUN(1), read[:10], nil, 4096); err != nil {
-					t.Fatal(err)
-				}
+	out := r.script(script, func(string) {
+		s := r.login(disk, "iqn.1993-08.org.debian:01:host")
+		read := cdb.Transfer(cdb.Read10, 0, 8, 0)
+		for range 3 {
+			if _, err := s.Command(r.ctx(), sam.NewLUN(1), read[:10], nil, 4096); err != nil {
+				t.Fatal(err)
 			}
-			continue
-		case line[0] == '<':
-			in = line[2:] + "\n"
-			continue
 		}
-		status, out, errOut := r.run(in, strings.Fields(line[2:])...)
-		in = ""
-		b.WriteString(line + "\n" + out + errOut)
-		if status != 0 {
-			fmt.Fprintf(&b, "exit status %d\n", status)
-		}
-	}
-	golden(t, "script.txt", b.String())
+	})
+	golden(t, "script.txt", out)
 	select {
 	case <-r.shutdown:
 	default:

@@ -160,12 +160,14 @@ type daemon struct {
 	system   api.SystemServiceClient
 	config   api.ConfigServiceClient
 	events   api.EventServiceClient
+	volumes  api.VolumeServiceClient
 }
 
 func newDaemon(c *grpc.ClientConn) *daemon {
 	return &daemon{
 		api.NewTargetServiceClient(c), api.NewLunServiceClient(c), api.NewAccessServiceClient(c), api.NewAccountServiceClient(c), api.NewPortalServiceClient(c),
 		api.NewSessionServiceClient(c), api.NewStatsServiceClient(c), api.NewSystemServiceClient(c), api.NewConfigServiceClient(c), api.NewEventServiceClient(c),
+		api.NewVolumeServiceClient(c),
 	}
 }
 

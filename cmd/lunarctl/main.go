@@ -141,7 +141,7 @@ func newRoot() *cobra.Command {
 	}
 	c := &cli{}
 	c.flags(root)
-	root.AddCommand(newTarget(c), newLun(c), newPortal(c), newACL(c), newAccount(c), newSession(c), newStats(c), newEvents(c), newConfig(c), newStore(c), newSystem(c),
+	root.AddCommand(newTarget(c), newLun(c), newVolume(c), newSnapshot(c), newClone(c), newPortal(c), newACL(c), newAccount(c), newSession(c), newStats(c), newEvents(c), newConfig(c), newStore(c), newSystem(c),
 		newBench(), newVersion(c), newManual())
 	explainCounts(root)
 	return root

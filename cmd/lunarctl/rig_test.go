@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,6 +21,7 @@ import (
 	"github.com/lunar-iscsi/lunar/backstore/mem"
 	"github.com/lunar-iscsi/lunar/backstore/null"
 	"github.com/lunar-iscsi/lunar/session/initiator"
+	"github.com/lunar-iscsi/lunar/test/volumes"
 )
 
 // testTime bounds what a test waits for.
@@ -31,14 +33,15 @@ type rig struct {
 	m        *admin.Manager
 	server   string // for --server
 	portal   string
-	shutdown chan struct{} // gets one for each Shutdown
+	engine   *volumes.Engine // of "fake:" volumes
+	shutdown chan struct{}   // gets one for each Shutdown
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, shutdown: make(chan struct{}, 1)}
+	r := &rig{t: t, engine: volumes.New("fake"), shutdown: make(chan struct{}, 1)}
 	var err error
-	r.m, err = admin.New(admin.Config{Registry: backstore.NewRegistry(mem.Driver(), null.Driver(), file.Driver()), Version: "v0-test", Shutdown: func() { r.shutdown <- struct{}{} }})
+	r.m, err = admin.New(admin.Config{Registry: backstore.NewRegistry(mem.Driver(), null.Driver(), file.Driver(), r.engine.Driver()), Version: "v0-test", Shutdown: func() { r.shutdown <- struct{}{} }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +97,31 @@ func (r *rig) ok(line string) string {
 		r.t.Fatalf("lunarctl %s: exits with %d\n%s%s", line, status, out, errOut)
 	}
 	return out
+}
+
+// script runs lines that begin with $, and returns them with everything that is written, exit statuses and standard error included. A line
+// that begins with < is the input of the next.
+func (r *rig) script(lines []string, others func(line string)) string {
+	var b strings.Builder
+	in := ""
+	for _, line := range lines {
+		switch line[0] {
+		case '$':
+		case '<':
+			in = line[2:] + "\n"
+			continue
+		default:
+			others(line)
+			continue
+		}
+		status, out, errOut := r.run(in, strings.Fields(line[2:])...)
+		in = ""
+		b.WriteString(line + "\n" + out + errOut)
+		if status != 0 {
+			fmt.Fprintf(&b, "exit status %d\n", status)
+		}
+	}
+	return b.String()
 }
 
 // login logs an initiator in, until the test ends or it is told to go.

@@ -141,28 +141,6 @@ func (c *cli) systemShutdown() *cobra.Command {
 	return cmd
 }
 
-func newStore(c *cli) *cobra.Command {
-	return group("store", "Show what kinds of volume can be served", "A volume is named by a URI; its scheme says which driver serves it.", "  lunarctl store list", &cobra.Command{
-		Use: "list", Short: "List the drivers", Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		Example: "  lunarctl store list\n  lunarctl store list --json | jq -r '.[].scheme'",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.call(cmd, func(ctx context.Context, d *daemon) error {
-				r, err := d.system.ListDrivers(ctx, &api.ListDriversRequest{})
-				if err != nil {
-					return err
-				}
-				return c.show(cmd, r.GetDrivers(), func(w io.Writer) error {
-					t := newTable(w, "SCHEME", "WHAT IT IS", "OPTIONS")
-					for _, x := range r.GetDrivers() {
-						t.row(x.GetScheme(), x.GetHelp(), strings.Join(x.GetOptions(), ","))
-					}
-					return t.end()
-				})
-			})
-		},
-	})
-}
-
 func newVersion(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Show the versions of lunarctl and of the daemon", Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,

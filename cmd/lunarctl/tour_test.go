@@ -33,6 +33,7 @@ func TestTour(t *testing.T) {
 	d := lunard.Start(t, "--listen-admin", r.server, "--state-dir", state)
 	r.portal = d.Addr
 	n, loggedIn := 0, false
+	replace := strings.NewReplacer("/srv", srv, "192.0.2.10:3260", lunard.FreeAddr(t))
 	for _, line := range strings.Split(string(doc), "\n") {
 		command, ok := strings.CutPrefix(line, "    lunarctl ")
 		if !ok {
@@ -46,7 +47,7 @@ func TestTour(t *testing.T) {
 			}
 			defer s.Close()
 		}
-		args := shellWords(strings.NewReplacer("/srv", srv, "192.0.2.10:3260", lunard.FreeAddr(t)).Replace(command))
+		args := shellWords(replace.Replace(command))
 		if status, out, errOut := r.run("", args...); status != 0 {
 			t.Fatalf("lunarctl %s: exits with %d\n%s%s", command, status, out, errOut)
 		}
@@ -61,6 +62,39 @@ func TestTour(t *testing.T) {
 	lunard.StartAt(t, r.portal, "--listen-admin", r.server, "--state-dir", state)
 	if after := r.ok("config show"); after != before {
 		t.Errorf("after kill -9:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+// TestVolumesTour: the commands of docs/volumes.md are run, in their order, against a lunard of its own process, with an initiator logged in.
+func TestVolumesTour(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "volumes.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := t.TempDir()
+	r := &rig{t: t, server: "unix:" + filepath.Join(srv, "lunard.sock")}
+	d := lunard.Start(t, "--listen-admin", r.server)
+	r.portal = d.Addr
+	n := 0
+	for _, line := range strings.Split(string(doc), "\n") {
+		command, ok := strings.CutPrefix(line, "    lunarctl ")
+		if !ok {
+			continue
+		}
+		if status, out, errOut := r.run("", shellWords(strings.ReplaceAll(command, "/srv", srv))...); status != 0 {
+			t.Fatalf("lunarctl %s: exits with %d\n%s%s", command, status, out, errOut)
+		}
+		if strings.HasPrefix(command, "target add") {
+			r.login(disk, "iqn.1993-08.org.debian:01:host")
+		}
+		n++
+	}
+	if n < 20 {
+		t.Errorf("%d commands were run", n)
+	}
+	left, err := filepath.Glob(filepath.Join(srv, "*.img*"))
+	if err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

@@ -10,28 +10,24 @@ import (
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/backstore/curve"
 	"github.com/lunar-iscsi/lunar/backstore/faulty"
 	"github.com/lunar-iscsi/lunar/backstore/file"
+	"github.com/lunar-iscsi/lunar/backstore/gotgt"
+	"github.com/lunar-iscsi/lunar/backstore/longhorn"
 	"github.com/lunar-iscsi/lunar/backstore/mem"
 	"github.com/lunar-iscsi/lunar/backstore/nbd"
 	"github.com/lunar-iscsi/lunar/backstore/null"
+	"github.com/lunar-iscsi/lunar/backstore/rbd"
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/login"
 )
 
-// volumeHelp says how volumes are named; a test holds it against the drivers.
-const volumeHelp = `  file:///PATH?size=1G            a file or block device; size= makes a missing file, sparse unless thin=off
-                                  direct=on (O_DIRECT), cache=writethrough, shared=on (others may write it too)
-  mem:?size=64M                   memory, gone when the daemon ends
-  null:?size=1T                   reads zeroes, drops writes: for measurements
-  nbd://HOST:PORT/EXPORT          an NBD export over TCP
-  nbd+unix:///EXPORT?socket=PATH  an NBD export over a unix socket
-`
-
 // drivers returns what is built in.
 func drivers() *backstore.Registry {
-	plain := []backstore.Driver{file.Driver(), mem.Driver(), null.Driver()}
+	plain := []backstore.Driver{file.Driver(), mem.Driver(), null.Driver(), gotgt.Driver(nil), curve.Driver(), longhorn.Driver()}
 	plain = append(plain, nbd.Drivers()...)
+	plain = append(plain, rbd.Driver())
 	inner := backstore.NewRegistry(plain...)
 	return backstore.NewRegistry(append(plain, faulty.Driver(inner))...)
 }

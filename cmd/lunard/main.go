@@ -76,12 +76,14 @@ func defaults() *options {
 	return o
 }
 
-const long = `lunard serves volumes as iSCSI disks: local files and devices, memory, NBD exports.
+// long is what lunard is and how it is called.
+func long() string {
+	return `lunard serves volumes as iSCSI disks: local files and devices, memory, images of Ceph, Curve and Longhorn, NBD exports.
 
 Each --export puts one volume behind one LUN of one target. Without /LUN it is LUN 1; LUN 0 is then a controller, as
 with tgt. A volume is a URI with options in its query:
 
-` + volumeHelp + `
+` + volumeHelp() + `
 Options that every disk takes:
   blocksize=512|4096   logical block size (default 512)
   physical=BYTES       physical block size to show (default 4096 or the volume's)
@@ -104,6 +106,7 @@ With --state-dir the daemon serves what was set when it last ran, besides what t
 SIGINT or SIGTERM asks the initiators to log out, waits for --drain-timeout and ends; a second one ends at once.
 
 Called tgtd it has tgtd's flags and lets tgt's tools in: see docs/tgt.md.`
+}
 
 const examples = `  # a 1 GiB sparse file, made on the first start, for initiators on this machine
   lunard --portal 127.0.0.1:3260 --export 'iqn.2026-11.io.lunar:disk=file:///srv/disk.img?size=1G'
@@ -121,7 +124,7 @@ const examples = `  # a 1 GiB sparse file, made on the first start, for initiato
 
 func (o *options) command() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "lunard --export IQN[/LUN]=URI … [flags]", Short: "lunar's iSCSI target daemon", Long: long, Example: examples, Version: version,
+		Use: "lunard --export IQN[/LUN]=URI … [flags]", Short: "lunar's iSCSI target daemon", Long: long(), Example: examples, Version: version,
 		SilenceErrors: true, SilenceUsage: true,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 0 {

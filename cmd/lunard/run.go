@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
 	"syscall"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/lunar-iscsi/lunar/admin"
 	"github.com/lunar-iscsi/lunar/admin/spec"
@@ -54,6 +57,8 @@ func (o *options) run(ctx context.Context) error {
 		return usageError{err}
 	}
 	defer log.close()
+	// gotgt's back ends log to the standard logger what they return as well.
+	logrus.SetOutput(io.Discard)
 	if err := o.configure(log); err != nil {
 		return err
 	}

@@ -20,6 +20,9 @@ import (
 // clientGrace is how much longer than its load a client may take.
 const clientGrace = 30 * time.Second
 
+// saidTail is how much of what a client wrote an error shows, in bytes.
+const saidTail = 600
+
 // verifyOneIn is how many reads the client takes for each whose content it checks.
 const verifyOneIn = 64
 
@@ -173,7 +176,7 @@ func (c *client) exec(ctx context.Context, env []string, program string, args ..
 			err = ctx.Err()
 		}
 		msg := bytes.TrimSpace(errOut.Bytes())
-		return nil, fmt.Errorf("client: %w: %s", err, msg[:min(len(msg), logTail)])
+		return nil, fmt.Errorf("client: %w: %s", err, msg[:min(len(msg), saidTail)])
 	}
 	return out, nil
 }

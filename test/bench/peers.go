@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/lunar-iscsi/lunar/test/deps"
+	"github.com/lunar-iscsi/lunar/test/gauge"
 )
 
 func startLunar(b *bench, ctx context.Context, s *server, u *setup) error {
@@ -125,7 +126,7 @@ func startTgtd(_ *bench, ctx context.Context, s *server, u *setup) error {
 	if err := s.spawn(u, tgtd, env, daemon.Path, "-f", "-C", "0", "--iscsi", "portal="+portal); err != nil {
 		return err
 	}
-	s.procs[0].kill = true
+	s.procs[0].Stubborn = true
 	if err := s.ready(ctx, portal); err != nil {
 		return err
 	}
@@ -180,7 +181,7 @@ func startIstgt(_ *bench, ctx context.Context, s *server, u *setup) error {
 	if err != nil {
 		return err
 	}
-	control, err := freePort()
+	control, err := gauge.FreePort()
 	if err != nil {
 		return err
 	}

@@ -7,17 +7,18 @@ import (
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/session/initiator/load"
+	"github.com/lunar-iscsi/lunar/test/gauge"
 )
 
 // TestProcess: a process has processor time while it runs, and is gone after stop though it ignores SIGTERM.
 func TestProcess(t *testing.T) {
-	p, err := startProcess(t.TempDir(), "spin", "", nil, "/bin/sh", "-c", "trap '' TERM; while :; do :; done")
+	p, err := gauge.StartProcess(t.TempDir(), "spin", "", nil, "/bin/sh", "-c", "trap '' TERM; while :; do :; done")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.kill = true
-	for first, err := p.cpu(); ; {
-		now, err2 := p.cpu()
+	p.Stubborn = true
+	for first, err := p.CPU(); ; {
+		now, err2 := p.CPU()
 		if err != nil || err2 != nil {
 			t.Fatal(err, err2)
 		}
@@ -25,24 +26,24 @@ func TestProcess(t *testing.T) {
 			break
 		}
 	}
-	p.stop()
-	if _, err := p.cpu(); err == nil {
+	p.Stop()
+	if _, err := p.CPU(); err == nil {
 		t.Error("a process that was stopped has processor time")
 	}
 }
 
 // TestProcessFails: of a server that ends at its start the error says what it said.
 func TestProcessFails(t *testing.T) {
-	p, err := startProcess(t.TempDir(), "bad", "", nil, "/bin/sh", "-c", "echo no such volume >&2; exit 3")
+	p, err := gauge.StartProcess(t.TempDir(), "bad", "", nil, "/bin/sh", "-c", "echo no such volume >&2; exit 3")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.stop()
+	defer p.Stop()
 	port, portal, err := loopback()
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = p.listens(t.Context(), portal)
+	err = p.Listens(t.Context(), portal)
 	if err == nil {
 		t.Fatalf("something listens on port %d", port)
 	}

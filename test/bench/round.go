@@ -184,8 +184,8 @@ func (b *bench) sample(ctx context.Context, r *row, l *line, seconds float64, se
 func (s *server) ended() error {
 	for _, p := range s.procs {
 		select {
-		case <-p.ended:
-			return p.failed()
+		case <-p.Ended:
+			return p.Failed()
 		default:
 		}
 	}

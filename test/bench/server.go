@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lunar-iscsi/lunar/session/initiator"
+	"github.com/lunar-iscsi/lunar/test/gauge"
 )
 
 // An endpoint is one LUN that a client can reach.
@@ -37,7 +38,7 @@ func (s *setup) iqn(i int) string { return fmt.Sprintf("iqn.2026-11.io.lunar:ben
 type server struct {
 	about   string // program and version
 	note    string // what is not as asked for
-	procs   []*process
+	procs   []*gauge.Process
 	ends    []endpoint
 	stalled *endpoint // the LUN whose store stalls, if there is one
 	second  []*initiator.Session
@@ -48,19 +49,19 @@ func (s *server) stop() {
 		_ = n.Close() // the session's end is the server's affair now
 	}
 	for _, p := range s.procs {
-		p.stop()
+		p.Stop()
 	}
 }
 
 // ready waits until the server takes connections at portal.
 func (s *server) ready(ctx context.Context, portal string) error {
-	return s.procs[len(s.procs)-1].listens(ctx, portal)
+	return s.procs[len(s.procs)-1].Listens(ctx, portal)
 }
 
 // cpu is the processor time of all processes.
 func (s *server) cpu() (sum time.Duration, err error) {
 	for _, p := range s.procs {
-		t, err := p.cpu()
+		t, err := p.CPU()
 		if err != nil {
 			return 0, err
 		}
@@ -109,7 +110,7 @@ func (b *bench) start(ctx context.Context, kind string, u *setup) (*server, erro
 
 // spawn starts one process of the server.
 func (s *server) spawn(u *setup, name string, env []string, args ...string) error {
-	p, err := startProcess(u.dir, name, u.pin, env, args...)
+	p, err := gauge.StartProcess(u.dir, name, u.pin, env, args...)
 	if err != nil {
 		return err
 	}
@@ -119,7 +120,7 @@ func (s *server) spawn(u *setup, name string, env []string, args ...string) erro
 
 // loopback takes a free port for the server.
 func loopback() (int, string, error) {
-	port, err := freePort()
+	port, err := gauge.FreePort()
 	return port, fmt.Sprintf("127.0.0.1:%d", port), err
 }
 

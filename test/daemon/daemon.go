@@ -60,7 +60,19 @@ func Start(t testing.TB, args ...string) *Daemon {
 // StartAt is Start on a given portal: a second start has to come up where the first one was.
 func StartAt(t testing.TB, addr string, args ...string) *Daemon {
 	t.Helper()
-	d, err := Launch(Binary(t), addr, args...)
+	return StartProgram(t, Program{Path: Binary(t)}, addr, args...)
+}
+
+// A Program is a lunard to run, and the environment that it needs; nil for this process's.
+type Program struct {
+	Path string
+	Env  []string
+}
+
+// StartProgram is StartAt of another build of lunard.
+func StartProgram(t testing.TB, p Program, addr string, args ...string) *Daemon {
+	t.Helper()
+	d, err := p.Launch(addr, args...)
 	if err != nil {
 		t.Fatal(err)
 	}

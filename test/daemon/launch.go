@@ -12,8 +12,14 @@ import (
 
 // Launch is StartAt for programs: the caller ends the daemon by End.
 func Launch(binary, addr string, args ...string) (*Daemon, error) {
+	return Program{Path: binary}.Launch(addr, args...)
+}
+
+// Launch is StartProgram for programs.
+func (p Program) Launch(addr string, args ...string) (*Daemon, error) {
 	d := &Daemon{log: newLog(), done: make(chan struct{})}
-	d.cmd = command(binary, append([]string{"--portal=" + addr, "--log-level=info"}, args...)...)
+	d.cmd = command(p.Path, append([]string{"--portal=" + addr, "--log-level=info"}, args...)...)
+	d.cmd.Env = p.Env
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	if err := d.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting lunard: %w", err)

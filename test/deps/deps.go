@@ -101,7 +101,7 @@ func (tl *Tool) Env() []string {
 		libs = append(libs, dirs...)
 	}
 	env = append(env, "LD_LIBRARY_PATH="+strings.Join(libs, ":"))
-	if dir := tl.lib("qemu"); dir != "" {
+	if dir := tl.Lib("qemu"); dir != "" {
 		env = append(env, "QEMU_MODULE_DIR="+dir)
 	}
 	var perl []string
@@ -118,7 +118,7 @@ func (tl *Tool) Env() []string {
 // NBDKitPlugin is how nbdkit is told to load a plugin: a path when nbdkit is unpacked, since its built-in
 // folder is then empty, else the bare name.
 func (tl *Tool) NBDKitPlugin(name string) string {
-	if p := tl.lib("nbdkit/plugins/nbdkit-" + name + "-plugin.so"); p != "" {
+	if p := tl.Lib("nbdkit/plugins/nbdkit-" + name + "-plugin.so"); p != "" {
 		return p
 	}
 	return name
@@ -126,7 +126,7 @@ func (tl *Tool) NBDKitPlugin(name string) string {
 
 // NBDKitFilter is NBDKitPlugin for a filter.
 func (tl *Tool) NBDKitFilter(name string) string {
-	if p := tl.lib("nbdkit/filters/nbdkit-" + name + "-filter.so"); p != "" {
+	if p := tl.Lib("nbdkit/filters/nbdkit-" + name + "-filter.so"); p != "" {
 		return p
 	}
 	return name
@@ -144,8 +144,9 @@ func (tl *Tool) Share(names ...string) (dirs []string) {
 	return dirs
 }
 
-// lib is the path of something below the unpacked library folder, or empty.
-func (tl *Tool) lib(sub string) string {
+// Lib is the path of something below the library folder that the program was unpacked with; empty for an installed program, which finds it by
+// itself, and for what is not there.
+func (tl *Tool) Lib(sub string) string {
 	if tl.root == "" {
 		return ""
 	}

@@ -125,15 +125,25 @@ func FreeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
+// FreePort is FreeAddress for who wants the port alone. Another program can take it before it is used; the start of the server then fails
+// and says so.
+func FreePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
+}
+
 // grace is what a load may take longer than it is to last.
 const grace = 30 * time.Second
 
-// Load puts 4 KiB commands of lunarctl bench on a disk, so many at once and for so long.
-func Load(ctx context.Context, lunarctl, portal, iqn string, lun, depth int, seconds float64) (*load.Report, error) {
+// Load puts 4 KiB reads of lunarctl bench on a disk, so many at once and for so long; more are further options of that command.
+func Load(ctx context.Context, lunarctl, portal, iqn string, lun, depth int, seconds float64, more ...string) (*load.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds*float64(time.Second))+grace)
 	defer cancel()
-	c := exec.CommandContext(ctx, lunarctl, "bench", "--json", "--progress=false", "--bs", "4k", "--depth", fmt.Sprint(depth),
-		"--seconds", fmt.Sprint(seconds), fmt.Sprintf("iscsi://%s/%s/%d", portal, iqn, lun))
+	args := append([]string{"bench", "--json", "--progress=false", "--depth", fmt.Sprint(depth), "--seconds", fmt.Sprint(seconds)}, more...)
+	c := exec.CommandContext(ctx, lunarctl, append(args, fmt.Sprintf("iscsi://%s/%s/%d", portal, iqn, lun))...)
 	out, err := c.Output()
 	if err != nil {
 		var exit *exec.ExitError

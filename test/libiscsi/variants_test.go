@@ -20,13 +20,6 @@ pass SCSI.GetLBAStatus.UnmapSingle 100
 fault SCSI.ProutReserve.Access* "0x0e03" it sends 512 bytes for a block, whatever the block's size
 `
 
-// undefined is what comes of tests of WRITE SAME with UNMAP where nobody says how a deallocated block reads, as with NBD.
-const undefined = `
-skip SCSI.WriteSame1[06].Unmap LBPWS is 0
-skip SCSI.WriteSame1[06].UnmapUn* LBPWS is 0
-skip SCSI.WriteSame1[06].InvalidDataOutSize LBPWS is 0
-`
-
 // protected is what comes of the tests where nothing may be written: those that have to write are told so. A disk that is
 // never written has nothing to deallocate either.
 const protected = `
@@ -55,16 +48,16 @@ fault iSCSI.iSCSITMF.AbortTaskSimpleAsync "SCSI_STATUS_CHECK_CONDITION" it write
 // TestVariants runs the suite on every kind of volume, with larger blocks, and with what an initiator may
 // negotiate at worst: all data solicited, in small pieces. The verdicts are the same for all.
 func TestVariants(t *testing.T) {
-	file := func(t *testing.T, options string) suite {
-		return suite{uri: daemon.FileURI(filepath.Join(t.TempDir(), "disk.img"), "size=1023M&"+options)}
+	file := func(t *testing.T, options string) Suite {
+		return Suite{URI: daemon.FileURI(filepath.Join(t.TempDir(), "disk.img"), "size=1023M&"+options)}
 	}
-	for name, variant := range map[string]func(t *testing.T) suite{
-		"mem": func(*testing.T) suite { return suite{uri: "mem:?size=1023M"} },
-		"nbd": func(t *testing.T) suite { return suite{uri: nbdkit.Start(t, "1023M", nil), instead: undefined} },
-		"slow nbd": func(t *testing.T) suite {
-			return suite{uri: nbdkit.Start(t, "1023M", []string{"delay"}, "rdelay=1ms", "wdelay=2ms"), instead: undefined}
+	for name, variant := range map[string]func(t *testing.T) Suite{
+		"mem": func(*testing.T) Suite { return Suite{URI: "mem:?size=1023M"} },
+		"nbd": func(t *testing.T) Suite { return Suite{URI: nbdkit.Start(t, "1023M", nil), Instead: Undefined} },
+		"slow nbd": func(t *testing.T) Suite {
+			return Suite{URI: nbdkit.Start(t, "1023M", []string{"delay"}, "rdelay=1ms", "wdelay=2ms"), Instead: Undefined}
 		},
-		"read-only": func(t *testing.T) suite {
+		"read-only": func(t *testing.T) Suite {
 			path := filepath.Join(t.TempDir(), "disk.img")
 			if err := os.WriteFile(path, nil, 0o600); err != nil {
 				t.Fatal(err)
@@ -72,21 +65,21 @@ func TestVariants(t *testing.T) {
 			if err := os.Truncate(path, 1023<<20); err != nil {
 				t.Fatal(err)
 			}
-			return suite{uri: daemon.FileURI(path, "readonly"), instead: protected}
+			return Suite{URI: daemon.FileURI(path, "readonly"), Instead: protected}
 		},
-		"write-through": func(t *testing.T) suite { return file(t, "cache=writethrough") },
-		"4096-byte blocks": func(t *testing.T) suite {
+		"write-through": func(t *testing.T) Suite { return file(t, "cache=writethrough") },
+		"4096-byte blocks": func(t *testing.T) Suite {
 			s := file(t, "blocksize=4096")
-			s.instead = oneToOne
+			s.Instead = oneToOne
 			return s
 		},
-		"solicited": func(*testing.T) suite {
-			return suite{uri: "mem:?size=1023M",
-				flags: []string{"--initial-r2t", "--immediate-data=false", "--first-burst=512", "--max-burst=1024", "--max-recv-data-segment=512"},
-				without: map[string]string{"iSCSI.iSCSITMF.AbortTaskSimpleAsync": "when the abort comes while an R2T is out, the tool frees " +
+		"solicited": func(*testing.T) Suite {
+			return Suite{URI: "mem:?size=1023M",
+				Flags: []string{"--initial-r2t", "--immediate-data=false", "--first-burst=512", "--max-burst=1024", "--max-recv-data-segment=512"},
+				Without: map[string]string{"iSCSI.iSCSITMF.AbortTaskSimpleAsync": "when the abort comes while an R2T is out, the tool frees " +
 					"the task that it is still sending data of, and often crashes"}}
 		},
 	} {
-		t.Run(name, func(t *testing.T) { variant(t).run(t) })
+		t.Run(name, func(t *testing.T) { variant(t).Run(t) })
 	}
 }

@@ -82,7 +82,6 @@ func TestForeignStores(t *testing.T) {
 		p.do("tgtadm --lld iscsi --op new --mode target --tid 1 -T iqn.2026-01.com.example:foreign")
 		for _, store := range []string{
 			"--bstype longhorn --bsopts size=67108864 -b " + p.dir + "/longhorn.sock", // Longhorn
-			"--bstype curve --backing-store cbd:pool//vol_user_",                      // curveadm
 			"--bstype glfs -b volume@host:path",
 		} {
 			p.refuse("tgtadm --lld iscsi --op new --mode logicalunit --tid 1 --lun 1 "+store, "invalid request")

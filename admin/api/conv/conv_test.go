@@ -148,7 +148,8 @@ func TestLiveIsComplete(t *testing.T) {
 // TestEventsAndSteps: every kind has a number, and goes there and back.
 func TestEventsAndSteps(t *testing.T) {
 	all := []admin.EventKind{admin.TargetAdded, admin.TargetChanged, admin.TargetRemoved, admin.LUNAdded, admin.LUNChanged, admin.LUNRemoved, admin.LUNResized, admin.AccountAdded,
-		admin.AccountChanged, admin.AccountRemoved, admin.PortalAdded, admin.PortalRemoved, admin.SystemChanged, admin.SessionLogin, admin.SessionLogout, admin.LoginFailed, admin.EventsLost}
+		admin.AccountChanged, admin.AccountRemoved, admin.PortalAdded, admin.PortalRemoved, admin.SystemChanged, admin.SessionLogin, admin.SessionLogout, admin.LoginFailed, admin.EventsLost,
+		admin.VolumeCreated, admin.VolumeResized, admin.VolumeDeleted, admin.VolumeRestored, admin.VolumePurged, admin.VolumeRolledBack, admin.VolumeCloned, admin.VolumeFlattened, admin.SnapshotCreated, admin.SnapshotDeleted}
 	seen := map[api.EventKind]bool{}
 	for _, k := range all {
 		n := conv.FromKind(k)

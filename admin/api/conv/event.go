@@ -18,6 +18,12 @@ var kinds = map[admin.EventKind]api.EventKind{
 	admin.SystemChanged: api.EventKind_EVENT_KIND_SYSTEM_CHANGED, admin.SessionLogin: api.EventKind_EVENT_KIND_SESSION_LOGIN,
 	admin.SessionLogout: api.EventKind_EVENT_KIND_SESSION_LOGOUT, admin.LoginFailed: api.EventKind_EVENT_KIND_LOGIN_FAILED,
 	admin.EventsLost: api.EventKind_EVENT_KIND_EVENTS_LOST,
+
+	admin.VolumeCreated: api.EventKind_EVENT_KIND_VOLUME_CREATED, admin.VolumeResized: api.EventKind_EVENT_KIND_VOLUME_RESIZED,
+	admin.VolumeDeleted: api.EventKind_EVENT_KIND_VOLUME_DELETED, admin.VolumeRestored: api.EventKind_EVENT_KIND_VOLUME_RESTORED,
+	admin.VolumePurged: api.EventKind_EVENT_KIND_VOLUME_PURGED, admin.VolumeRolledBack: api.EventKind_EVENT_KIND_VOLUME_ROLLED_BACK,
+	admin.VolumeCloned: api.EventKind_EVENT_KIND_VOLUME_CLONED, admin.VolumeFlattened: api.EventKind_EVENT_KIND_VOLUME_FLATTENED,
+	admin.SnapshotCreated: api.EventKind_EVENT_KIND_SNAPSHOT_CREATED, admin.SnapshotDeleted: api.EventKind_EVENT_KIND_SNAPSHOT_DELETED,
 }
 
 // FromKind makes an enum value; EVENT_KIND_UNSPECIFIED of a kind without a number.

@@ -79,6 +79,24 @@ const (
 	ErrorCode_ERROR_CODE_TIMEOUT ErrorCode = 25
 	// The daemon ends [UNAVAILABLE].
 	ErrorCode_ERROR_CODE_SHUTTING_DOWN ErrorCode = 26
+	// No such volume, or what it was to be found in [NOT_FOUND].
+	ErrorCode_ERROR_CODE_NO_VOLUME ErrorCode = 27
+	// No such snapshot of it [NOT_FOUND].
+	ErrorCode_ERROR_CODE_NO_SNAPSHOT ErrorCode = 28
+	// The volume is there already [ALREADY_EXISTS].
+	ErrorCode_ERROR_CODE_VOLUME_EXISTS ErrorCode = 29
+	// The snapshot is there already [ALREADY_EXISTS].
+	ErrorCode_ERROR_CODE_SNAPSHOT_EXISTS ErrorCode = 30
+	// It is a LUN here, somebody else has it open, or it has snapshots or clones [FAILED_PRECONDITION].
+	ErrorCode_ERROR_CODE_VOLUME_IN_USE ErrorCode = 31
+	// Something else is being done with it [FAILED_PRECONDITION].
+	ErrorCode_ERROR_CODE_VOLUME_BUSY ErrorCode = 32
+	// What is there would be lost for ever; force helps [FAILED_PRECONDITION].
+	ErrorCode_ERROR_CODE_WOULD_DESTROY ErrorCode = 33
+	// The volume's engine failed, or is away [INTERNAL].
+	ErrorCode_ERROR_CODE_VOLUME_FAILED ErrorCode = 34
+	// The caller went away, or took it back [CANCELLED].
+	ErrorCode_ERROR_CODE_CANCELLED ErrorCode = 35
 )
 
 // Enum value maps for ErrorCode.
@@ -111,6 +129,15 @@ var (
 		24: "ERROR_CODE_SAVE_FAILED",
 		25: "ERROR_CODE_TIMEOUT",
 		26: "ERROR_CODE_SHUTTING_DOWN",
+		27: "ERROR_CODE_NO_VOLUME",
+		28: "ERROR_CODE_NO_SNAPSHOT",
+		29: "ERROR_CODE_VOLUME_EXISTS",
+		30: "ERROR_CODE_SNAPSHOT_EXISTS",
+		31: "ERROR_CODE_VOLUME_IN_USE",
+		32: "ERROR_CODE_VOLUME_BUSY",
+		33: "ERROR_CODE_WOULD_DESTROY",
+		34: "ERROR_CODE_VOLUME_FAILED",
+		35: "ERROR_CODE_CANCELLED",
 	}
 	ErrorCode_value = map[string]int32{
 		"ERROR_CODE_UNSPECIFIED":       0,
@@ -140,6 +167,15 @@ var (
 		"ERROR_CODE_SAVE_FAILED":       24,
 		"ERROR_CODE_TIMEOUT":           25,
 		"ERROR_CODE_SHUTTING_DOWN":     26,
+		"ERROR_CODE_NO_VOLUME":         27,
+		"ERROR_CODE_NO_SNAPSHOT":       28,
+		"ERROR_CODE_VOLUME_EXISTS":     29,
+		"ERROR_CODE_SNAPSHOT_EXISTS":   30,
+		"ERROR_CODE_VOLUME_IN_USE":     31,
+		"ERROR_CODE_VOLUME_BUSY":       32,
+		"ERROR_CODE_WOULD_DESTROY":     33,
+		"ERROR_CODE_VOLUME_FAILED":     34,
+		"ERROR_CODE_CANCELLED":         35,
 	}
 )
 
@@ -179,7 +215,9 @@ type ErrorDetail struct {
 	// What to do about it, one line for a person; may be empty. The status's message does not repeat it.
 	Hint string `protobuf:"bytes,2,opt,name=hint,proto3" json:"hint,omitempty"`
 	// The same call with force set would be carried out.
-	ForceHelps    bool `protobuf:"varint,3,opt,name=force_helps,json=forceHelps,proto3" json:"force_helps,omitempty"`
+	ForceHelps bool `protobuf:"varint,3,opt,name=force_helps,json=forceHelps,proto3" json:"force_helps,omitempty"`
+	// Where a volume's engine refused or failed, how, in a word or two: "busy", "not found", "no space", "offline"; else empty.
+	VolumeClass   string `protobuf:"bytes,4,opt,name=volume_class,json=volumeClass,proto3" json:"volume_class,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -235,16 +273,24 @@ func (x *ErrorDetail) GetForceHelps() bool {
 	return false
 }
 
+func (x *ErrorDetail) GetVolumeClass() string {
+	if x != nil {
+		return x.VolumeClass
+	}
+	return ""
+}
+
 var File_lunar_v1_error_proto protoreflect.FileDescriptor
 
 const file_lunar_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x14lunar/v1/error.proto\x12\blunar.v1\"k\n" +
+	"\x14lunar/v1/error.proto\x12\blunar.v1\"\x8e\x01\n" +
 	"\vErrorDetail\x12'\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x13.lunar.v1.ErrorCodeR\x04code\x12\x12\n" +
 	"\x04hint\x18\x02 \x01(\tR\x04hint\x12\x1f\n" +
 	"\vforce_helps\x18\x03 \x01(\bR\n" +
-	"forceHelps*\xf6\x05\n" +
+	"forceHelps\x12!\n" +
+	"\fvolume_class\x18\x04 \x01(\tR\vvolumeClass*\xfa\a\n" +
 	"\tErrorCode\x12\x1a\n" +
 	"\x16ERROR_CODE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ERROR_CODE_INTERNAL\x10\x01\x12\x16\n" +
@@ -273,7 +319,16 @@ const file_lunar_v1_error_proto_rawDesc = "" +
 	"\x16ERROR_CODE_OPEN_FAILED\x10\x17\x12\x1a\n" +
 	"\x16ERROR_CODE_SAVE_FAILED\x10\x18\x12\x16\n" +
 	"\x12ERROR_CODE_TIMEOUT\x10\x19\x12\x1c\n" +
-	"\x18ERROR_CODE_SHUTTING_DOWN\x10\x1aB9Z7github.com/lunar-iscsi/lunar/admin/api/lunar/v1;lunarv1b\x06proto3"
+	"\x18ERROR_CODE_SHUTTING_DOWN\x10\x1a\x12\x18\n" +
+	"\x14ERROR_CODE_NO_VOLUME\x10\x1b\x12\x1a\n" +
+	"\x16ERROR_CODE_NO_SNAPSHOT\x10\x1c\x12\x1c\n" +
+	"\x18ERROR_CODE_VOLUME_EXISTS\x10\x1d\x12\x1e\n" +
+	"\x1aERROR_CODE_SNAPSHOT_EXISTS\x10\x1e\x12\x1c\n" +
+	"\x18ERROR_CODE_VOLUME_IN_USE\x10\x1f\x12\x1a\n" +
+	"\x16ERROR_CODE_VOLUME_BUSY\x10 \x12\x1c\n" +
+	"\x18ERROR_CODE_WOULD_DESTROY\x10!\x12\x1c\n" +
+	"\x18ERROR_CODE_VOLUME_FAILED\x10\"\x12\x18\n" +
+	"\x14ERROR_CODE_CANCELLED\x10#B9Z7github.com/lunar-iscsi/lunar/admin/api/lunar/v1;lunarv1b\x06proto3"
 
 var (
 	file_lunar_v1_error_proto_rawDescOnce sync.Once

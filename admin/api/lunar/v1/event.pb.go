@@ -62,6 +62,26 @@ const (
 	EventKind_EVENT_KIND_LOGIN_FAILED EventKind = 16
 	// Events were left out; detail says how many.
 	EventKind_EVENT_KIND_EVENTS_LOST EventKind = 17
+	// A volume was created. Of this and what follows, detail says which volume, without its options.
+	EventKind_EVENT_KIND_VOLUME_CREATED EventKind = 18
+	// A volume that is no LUN has another size.
+	EventKind_EVENT_KIND_VOLUME_RESIZED EventKind = 19
+	// A volume was deleted: into the trash or for ever.
+	EventKind_EVENT_KIND_VOLUME_DELETED EventKind = 20
+	// A deleted volume was brought back.
+	EventKind_EVENT_KIND_VOLUME_RESTORED EventKind = 21
+	// A deleted volume is gone for ever.
+	EventKind_EVENT_KIND_VOLUME_PURGED EventKind = 22
+	// A volume has the contents again that it had at a snapshot.
+	EventKind_EVENT_KIND_VOLUME_ROLLED_BACK EventKind = 23
+	// A volume was made as a clone of another.
+	EventKind_EVENT_KIND_VOLUME_CLONED EventKind = 24
+	// A clone depends on its parent no more.
+	EventKind_EVENT_KIND_VOLUME_FLATTENED EventKind = 25
+	// A snapshot was taken.
+	EventKind_EVENT_KIND_SNAPSHOT_CREATED EventKind = 26
+	// A snapshot was deleted.
+	EventKind_EVENT_KIND_SNAPSHOT_DELETED EventKind = 27
 )
 
 // Enum value maps for EventKind.
@@ -85,26 +105,46 @@ var (
 		15: "EVENT_KIND_SESSION_LOGOUT",
 		16: "EVENT_KIND_LOGIN_FAILED",
 		17: "EVENT_KIND_EVENTS_LOST",
+		18: "EVENT_KIND_VOLUME_CREATED",
+		19: "EVENT_KIND_VOLUME_RESIZED",
+		20: "EVENT_KIND_VOLUME_DELETED",
+		21: "EVENT_KIND_VOLUME_RESTORED",
+		22: "EVENT_KIND_VOLUME_PURGED",
+		23: "EVENT_KIND_VOLUME_ROLLED_BACK",
+		24: "EVENT_KIND_VOLUME_CLONED",
+		25: "EVENT_KIND_VOLUME_FLATTENED",
+		26: "EVENT_KIND_SNAPSHOT_CREATED",
+		27: "EVENT_KIND_SNAPSHOT_DELETED",
 	}
 	EventKind_value = map[string]int32{
-		"EVENT_KIND_UNSPECIFIED":     0,
-		"EVENT_KIND_TARGET_ADDED":    1,
-		"EVENT_KIND_TARGET_CHANGED":  2,
-		"EVENT_KIND_TARGET_REMOVED":  3,
-		"EVENT_KIND_LUN_ADDED":       4,
-		"EVENT_KIND_LUN_CHANGED":     5,
-		"EVENT_KIND_LUN_REMOVED":     6,
-		"EVENT_KIND_LUN_RESIZED":     7,
-		"EVENT_KIND_ACCOUNT_ADDED":   8,
-		"EVENT_KIND_ACCOUNT_CHANGED": 9,
-		"EVENT_KIND_ACCOUNT_REMOVED": 10,
-		"EVENT_KIND_PORTAL_ADDED":    11,
-		"EVENT_KIND_PORTAL_REMOVED":  12,
-		"EVENT_KIND_SYSTEM_CHANGED":  13,
-		"EVENT_KIND_SESSION_LOGIN":   14,
-		"EVENT_KIND_SESSION_LOGOUT":  15,
-		"EVENT_KIND_LOGIN_FAILED":    16,
-		"EVENT_KIND_EVENTS_LOST":     17,
+		"EVENT_KIND_UNSPECIFIED":        0,
+		"EVENT_KIND_TARGET_ADDED":       1,
+		"EVENT_KIND_TARGET_CHANGED":     2,
+		"EVENT_KIND_TARGET_REMOVED":     3,
+		"EVENT_KIND_LUN_ADDED":          4,
+		"EVENT_KIND_LUN_CHANGED":        5,
+		"EVENT_KIND_LUN_REMOVED":        6,
+		"EVENT_KIND_LUN_RESIZED":        7,
+		"EVENT_KIND_ACCOUNT_ADDED":      8,
+		"EVENT_KIND_ACCOUNT_CHANGED":    9,
+		"EVENT_KIND_ACCOUNT_REMOVED":    10,
+		"EVENT_KIND_PORTAL_ADDED":       11,
+		"EVENT_KIND_PORTAL_REMOVED":     12,
+		"EVENT_KIND_SYSTEM_CHANGED":     13,
+		"EVENT_KIND_SESSION_LOGIN":      14,
+		"EVENT_KIND_SESSION_LOGOUT":     15,
+		"EVENT_KIND_LOGIN_FAILED":       16,
+		"EVENT_KIND_EVENTS_LOST":        17,
+		"EVENT_KIND_VOLUME_CREATED":     18,
+		"EVENT_KIND_VOLUME_RESIZED":     19,
+		"EVENT_KIND_VOLUME_DELETED":     20,
+		"EVENT_KIND_VOLUME_RESTORED":    21,
+		"EVENT_KIND_VOLUME_PURGED":      22,
+		"EVENT_KIND_VOLUME_ROLLED_BACK": 23,
+		"EVENT_KIND_VOLUME_CLONED":      24,
+		"EVENT_KIND_VOLUME_FLATTENED":   25,
+		"EVENT_KIND_SNAPSHOT_CREATED":   26,
+		"EVENT_KIND_SNAPSHOT_DELETED":   27,
 	}
 )
 
@@ -354,7 +394,7 @@ const file_lunar_v1_event_proto_rawDesc = "" +
 	"\x04peer\x18\x05 \x01(\tR\x04peer\x12\x16\n" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x16\n" +
 	"\x06caller\x18\a \x01(\tR\x06callerB\x06\n" +
-	"\x04_lun*\x9f\x04\n" +
+	"\x04_lun*\xde\x06\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17EVENT_KIND_TARGET_ADDED\x10\x01\x12\x1d\n" +
@@ -374,7 +414,17 @@ const file_lunar_v1_event_proto_rawDesc = "" +
 	"\x18EVENT_KIND_SESSION_LOGIN\x10\x0e\x12\x1d\n" +
 	"\x19EVENT_KIND_SESSION_LOGOUT\x10\x0f\x12\x1b\n" +
 	"\x17EVENT_KIND_LOGIN_FAILED\x10\x10\x12\x1a\n" +
-	"\x16EVENT_KIND_EVENTS_LOST\x10\x112\\\n" +
+	"\x16EVENT_KIND_EVENTS_LOST\x10\x11\x12\x1d\n" +
+	"\x19EVENT_KIND_VOLUME_CREATED\x10\x12\x12\x1d\n" +
+	"\x19EVENT_KIND_VOLUME_RESIZED\x10\x13\x12\x1d\n" +
+	"\x19EVENT_KIND_VOLUME_DELETED\x10\x14\x12\x1e\n" +
+	"\x1aEVENT_KIND_VOLUME_RESTORED\x10\x15\x12\x1c\n" +
+	"\x18EVENT_KIND_VOLUME_PURGED\x10\x16\x12!\n" +
+	"\x1dEVENT_KIND_VOLUME_ROLLED_BACK\x10\x17\x12\x1c\n" +
+	"\x18EVENT_KIND_VOLUME_CLONED\x10\x18\x12\x1f\n" +
+	"\x1bEVENT_KIND_VOLUME_FLATTENED\x10\x19\x12\x1f\n" +
+	"\x1bEVENT_KIND_SNAPSHOT_CREATED\x10\x1a\x12\x1f\n" +
+	"\x1bEVENT_KIND_SNAPSHOT_DELETED\x10\x1b2\\\n" +
 	"\fEventService\x12L\n" +
 	"\vWatchEvents\x12\x1c.lunar.v1.WatchEventsRequest\x1a\x1d.lunar.v1.WatchEventsResponse0\x01B9Z7github.com/lunar-iscsi/lunar/admin/api/lunar/v1;lunarv1b\x06proto3"
 

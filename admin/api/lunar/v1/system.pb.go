@@ -343,7 +343,14 @@ type Driver struct {
 	// One line.
 	Help string `protobuf:"bytes,2,opt,name=help,proto3" json:"help,omitempty"`
 	// Names of the options that its URIs take.
-	Options       []string `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"`
+	Options []string `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"`
+	// Why it is not built in, and what to do about it; empty: it is.
+	Absent string `protobuf:"bytes,4,opt,name=absent,proto3" json:"absent,omitempty"`
+	// What is true of every volume of it, in a few words each: "fua", "discard".
+	Traits []string `protobuf:"bytes,5,rep,name=traits,proto3" json:"traits,omitempty"`
+	// What can be done with its volumes besides serving them: "create", "list", "resize", "delete", "restore", "snapshot", "rollback", "clone",
+	// "flatten".
+	Can           []string `protobuf:"bytes,6,rep,name=can,proto3" json:"can,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -395,6 +402,27 @@ func (x *Driver) GetHelp() string {
 func (x *Driver) GetOptions() []string {
 	if x != nil {
 		return x.Options
+	}
+	return nil
+}
+
+func (x *Driver) GetAbsent() string {
+	if x != nil {
+		return x.Absent
+	}
+	return ""
+}
+
+func (x *Driver) GetTraits() []string {
+	if x != nil {
+		return x.Traits
+	}
+	return nil
+}
+
+func (x *Driver) GetCan() []string {
+	if x != nil {
+		return x.Can
 	}
 	return nil
 }
@@ -504,11 +532,14 @@ const file_lunar_v1_system_proto_rawDesc = "" +
 	"\x04spec\x18\x01 \x01(\v2\x10.lunar.v1.SystemR\x04spec\"5\n" +
 	"\x0fShutdownRequest\x12\"\n" +
 	"\ronly_if_empty\x18\x01 \x01(\bR\vonlyIfEmpty\"\x12\n" +
-	"\x10ShutdownResponse\"N\n" +
+	"\x10ShutdownResponse\"\x90\x01\n" +
 	"\x06Driver\x12\x16\n" +
 	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x12\x12\n" +
 	"\x04help\x18\x02 \x01(\tR\x04help\x12\x18\n" +
-	"\aoptions\x18\x03 \x03(\tR\aoptions\"\x14\n" +
+	"\aoptions\x18\x03 \x03(\tR\aoptions\x12\x16\n" +
+	"\x06absent\x18\x04 \x01(\tR\x06absent\x12\x16\n" +
+	"\x06traits\x18\x05 \x03(\tR\x06traits\x12\x10\n" +
+	"\x03can\x18\x06 \x03(\tR\x03can\"\x14\n" +
 	"\x12ListDriversRequest\"A\n" +
 	"\x13ListDriversResponse\x12*\n" +
 	"\adrivers\x18\x01 \x03(\v2\x10.lunar.v1.DriverR\adrivers2\xb3\x02\n" +

@@ -1,4 +1,4 @@
-package main
+package gauge
 
 import (
 	"bytes"
@@ -15,27 +15,23 @@ import (
 	"time"
 )
 
-// Bounds of starting and stopping a server.
-const (
-	startTimeout = 20 * time.Second
-	stopTimeout  = 5 * time.Second
-	pollEvery    = 20 * time.Millisecond
-	logTail      = 600 // bytes of a server's output that an error shows
-)
+// stopTimeout is how long a process has to end by itself.
+const stopTimeout = 5 * time.Second
 
-// A process is one server's process, started by us and stopped by its id.
-type process struct {
+// A Process is one server's process, started by us and stopped by its id.
+type Process struct {
 	name  string
 	cmd   *exec.Cmd
-	out   *os.File // stdout and stderr
-	ended chan struct{}
-	err   error // set before ended is closed
-	kill  bool  // the program ignores SIGTERM
+	out   *os.File      // stdout and stderr
+	Ended chan struct{} // closed when the process has ended
+	err   error         // set before Ended is closed
+	// Stubborn: the program ignores SIGTERM.
+	Stubborn bool
 }
 
-// startProcess starts args, on the processors that pin names where it is not empty. The process dies with the thread that
-// started it, which main keeps.
-func startProcess(dir, name, pin string, env []string, args ...string) (*process, error) {
+// StartProcess starts args, on the processors that pin names where it is not empty. The process dies with the thread that
+// started it, which the caller keeps (runtime.LockOSThread).
+func StartProcess(dir, name, pin string, env []string, args ...string) (*Process, error) {
 	out, err := os.CreateTemp(dir, name+"-*.log")
 	if err != nil {
 		return nil, err
@@ -43,7 +39,7 @@ func startProcess(dir, name, pin string, env []string, args ...string) (*process
 	if pin != "" {
 		args = append([]string{"taskset", "-c", pin}, args...)
 	}
-	p := &process{name: name, cmd: exec.Command(args[0], args[1:]...), out: out, ended: make(chan struct{})}
+	p := &Process{name: name, cmd: exec.Command(args[0], args[1:]...), out: out, Ended: make(chan struct{})}
 	p.cmd.Env, p.cmd.Dir = env, dir
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -52,25 +48,22 @@ func startProcess(dir, name, pin string, env []string, args ...string) (*process
 	}
 	go func() {
 		p.err = p.cmd.Wait()
-		close(p.ended)
+		close(p.Ended)
 	}()
 	return p, nil
 }
 
-// failed says how the process ended, with the end of what it wrote.
-func (p *process) failed() error {
+// Failed says how the process ended, with the end of what it wrote.
+func (p *Process) Failed() error {
 	b, err := os.ReadFile(p.out.Name())
 	if err != nil {
 		return err
 	}
-	if len(b) > logTail {
-		b = b[len(b)-logTail:]
-	}
-	return fmt.Errorf("%s ended (%v): %s", p.name, p.err, bytes.TrimSpace(b))
+	return fmt.Errorf("%s ended (%v): %s", p.name, p.err, bytes.TrimSpace(b[max(0, len(b)-logTail):]))
 }
 
-// listens waits until the process takes connections at addr.
-func (p *process) listens(ctx context.Context, addr string) error {
+// Listens waits until the process takes connections at addr.
+func (p *Process) Listens(ctx context.Context, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	var d net.Dialer
@@ -86,10 +79,10 @@ func (p *process) listens(ctx context.Context, addr string) error {
 }
 
 // pause waits a little for something that has no event; it ends early when the process does.
-func (p *process) pause(ctx context.Context) error {
+func (p *Process) pause(ctx context.Context) error {
 	select {
-	case <-p.ended:
-		return p.failed()
+	case <-p.Ended:
+		return p.Failed()
 	case <-ctx.Done():
 		return fmt.Errorf("%s does not get ready: %w", p.name, ctx.Err())
 	case <-time.After(pollEvery):
@@ -97,24 +90,24 @@ func (p *process) pause(ctx context.Context) error {
 	}
 }
 
-// stop ends the process, at first kindly.
-func (p *process) stop() {
+// Stop ends the process, at first kindly.
+func (p *Process) Stop() {
 	sig := syscall.SIGTERM
-	if p.kill {
+	if p.Stubborn {
 		sig = syscall.SIGKILL
 	}
 	_ = p.cmd.Process.Signal(sig) // it may have ended
 	select {
-	case <-p.ended:
+	case <-p.Ended:
 	case <-time.After(stopTimeout):
 		_ = p.cmd.Process.Kill()
-		<-p.ended
+		<-p.Ended
 	}
 	_ = p.out.Close()
 }
 
-// cpu is the processor time of all threads so far. The threads of the servers here live as long as the process.
-func (p *process) cpu() (time.Duration, error) {
+// CPU is the processor time of all threads so far. The threads of the servers here live as long as the process.
+func (p *Process) CPU() (time.Duration, error) {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
@@ -139,14 +132,4 @@ func (p *process) cpu() (time.Duration, error) {
 		return 0, fmt.Errorf("%s has no threads in /proc: it has ended", p.name)
 	}
 	return sum, nil
-}
-
-// freePort finds a TCP port of 127.0.0.1 that nobody listens on. Another program can take it before it is used; the start
-// of the server then fails and says so.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }

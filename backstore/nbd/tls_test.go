@@ -1,0 +1,138 @@
+package nbd
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/test/certs"
+)
+
+// secure makes the server demand TLS and a client's certificate, and its URIs have what a client needs.
+func (s *server) secure(t testing.TB) {
+	ca := certs.New(t, "nbd-ca")
+	dir := certDir(t, ca)
+	pair := ca.Issue(t, "server", time.Now().Add(time.Hour))
+	cert, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pem, err := os.ReadFile(ca.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(pem)
+	s.tls = &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	s.certs = dir
+}
+
+// certDir makes a folder as tls-certificates names it, with a client's certificate and, for servers that read such a folder too, a server's.
+func certDir(t testing.TB, ca *certs.CA) string {
+	t.Helper()
+	dir := t.TempDir()
+	put := func(name, from string) {
+		b, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(fileCA, ca.File)
+	client := ca.Issue(t, "client", time.Now().Add(time.Hour))
+	put(fileCert, client.Cert)
+	put(fileKey, client.Key)
+	server := ca.Issue(t, "the-server", time.Now().Add(time.Hour))
+	put("server-cert.pem", server.Cert)
+	put("server-key.pem", server.Key)
+	return dir
+}
+
+func TestTLSRefusals(t *testing.T) {
+	for _, network := range []string{"unix", "tcp"} {
+		s := newServer(t, network)
+		s.secure(t)
+		s.start()
+		plain := newServer(t, network).start()
+		other := certDir(t, certs.New(t, "other-ca"))
+		empty, revoked := t.TempDir(), certDir(t, certs.New(t, "third-ca"))
+		if err := os.WriteFile(filepath.Join(revoked, fileCRL), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		half := certDir(t, certs.New(t, "fourth-ca"))
+		if err := os.Remove(filepath.Join(half, fileKey)); err != nil {
+			t.Fatal(err)
+		}
+		bad := certDir(t, certs.New(t, "fifth-ca"))
+		if err := os.WriteFile(filepath.Join(bad, fileCA), []byte("none"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		noClient := certDir(t, certs.New(t, "unused"))
+		for _, name := range []string{fileCert, fileKey} {
+			if err := os.Remove(filepath.Join(noClient, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ca, err := os.ReadFile(filepath.Join(s.certs, fileCA))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(noClient, fileCA), ca, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		with := func(s *server, opts string) string { return withTLS(s, opts) }
+		for _, tc := range []struct{ uri, want string }{
+			{strings.Replace(s.bareURI(""), "nbds", "nbd", 1), "name the volume with nbds:"},
+			{with(plain, "&tls-certificates="+s.certs), "refuses TLS"},
+			{with(s, "&tls-certificates="+other), "TLS: "},
+			{with(s, "&tls-certificates="+empty), "neither ca-cert.pem nor client-cert.pem"},
+			{with(s, "&tls-certificates="+empty+"/not"), "no such folder"},
+			{with(s, "&tls-certificates="+revoked), "revocation lists are not supported"},
+			{with(s, "&tls-certificates="+half), "client-key.pem"},
+			{with(s, "&tls-certificates="+bad), "no certificate in it"},
+			{with(s, "&tls-certificates="+noClient), "certificate required"},
+			{with(s, "&tls-certificates="+s.certs+"&tls-hostname=elsewhere"), "elsewhere"},
+			{with(s, "&tls-certificates="+s.certs+"&tls-psk-file=/x"), "pre-shared keys"},
+			{with(s, "&tls-type=psk"), "pre-shared keys"},
+			{with(s, "&tls-type=anon"), "want x509"},
+			{strings.Replace(with(s, "&tls-hostname=x"), "nbds", "nbd", 1), "there is no TLS with nbd"},
+		} {
+			if _, err := tryOpen(t, tc.uri, nil); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%s: %v, want %q", tc.uri, err, tc.want)
+			}
+		}
+		for _, opts := range []string{"", "&tls-hostname=localhost", "&tls-hostname=elsewhere&tls-verify-peer=0", "&tls-type=x509"} {
+			h := openURI(t, with(s, "&tls-certificates="+s.certs+opts), nil)
+			h.must(write(0, fill(4096, 5)))
+			h.close()
+		}
+	}
+}
+
+// withTLS is a URI of s with TLS, whether s speaks it or not.
+func withTLS(s *server, opts string) string {
+	uri := s.bareURI(opts)
+	if s.tls == nil {
+		uri = strings.Replace(uri, "nbd", "nbds", 1)
+	}
+	return uri
+}
+
+// What TLS costs in memory is bounded by the connection and not by what passes through it.
+func TestTLSAllocations(t *testing.T) {
+	s := newServer(t, "unix")
+	s.secure(t)
+	s.answer = func(c *srvConn, q srvRequest) bool { return false }
+	h := openURI(t, s.start().uri(""), newTestLoop(t))
+	w := newRound(h, 16, backstore.Flush, 0, 0)
+	w.run()
+	t.Logf("%v allocations in 16 flushes, those of the test's server included", testing.AllocsPerRun(20, w.run))
+	h.close()
+}

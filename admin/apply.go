@@ -49,9 +49,10 @@ func (m *Manager) Apply(ctx context.Context, want spec.Document, o ApplyOptions)
 	if o.DryRun {
 		return out, nil
 	}
-	if o.Away == spec.AwayOffline {
+	ctx = ifAway(ctx, o.Away)
+	if CallerOf(ctx).Face == FaceStart { // nobody else can be at the volumes yet
 		var done func()
-		ctx, done = m.openAhead(ifAway(ctx, o.Away), added(&have, &want))
+		ctx, done = m.openAhead(ctx, added(&have, &want))
 		defer done()
 	}
 	for i := range p.steps {

@@ -122,7 +122,9 @@ func (m *Manager) RemoveLUN(ctx context.Context, ref Ref, lun uint16, force bool
 			stay()
 			return err
 		}
-		err = e.live.RemoveLUN(ctx, lun, force)
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.CloseTimeout) // a volume that is silent is left to itself
+		defer cancel()
+		err = e.live.RemoveLUN(closing, lun, force)
 		if code := CodeOf(coded(err, Internal)); err != nil && code == LUNInUse {
 			// A command has come since we looked. What was saved is taken back; if it cannot be, the LUN has to go.
 			serr := m.saveTarget(e, &was)
@@ -131,7 +133,7 @@ func (m *Manager) RemoveLUN(ctx context.Context, ref Ref, lun uint16, force bool
 				return coded(err, Internal)
 			}
 			m.log.Warn("a LUN is removed with commands under way, since its removal is saved and could not be taken back", "target", e.name, "lun", lun, "error", serr)
-			err = e.live.RemoveLUN(ctx, lun, true)
+			err = e.live.RemoveLUN(closing, lun, true)
 		}
 		if err != nil {
 			m.log.Warn("a LUN was removed, but what was behind it could not be closed in order", "target", e.name, "lun", lun, "error", err)
@@ -263,6 +265,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 	}
 	stay, err := m.quit(ctx, []*disk{e.disks[cur.Number]}, false)
 	if err != nil {
+		m.closeStore(e.disks[cur.Number], how.opened)
 		return err
 	}
 	swapped := false

@@ -121,8 +121,7 @@ type Service interface {
 type ApplyOptions struct {
 	DryRun bool
 	Force  bool // may end sessions, replace volumes that initiators see, and shrink
-	// Away is what LUNs do that are new, and say nothing about it, with a volume that cannot be opened (spec.LUN.Away). With "offline" the
-	// volumes of all that are new are opened beside each other.
+	// Away is what LUNs do that are new, and say nothing about it, with a volume that cannot be opened (spec.LUN.Away).
 	Away string
 	Keep bool // leaves targets, portals and accounts alone that the document does not have
 }

@@ -21,7 +21,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, uri, name string, p backst
 		d.detail = fmt.Sprintf("%s, %q", n, name)
 		w := &volumeWork{what: fmt.Sprintf("the snapshot %q is being taken of it", name), holds: []held{{n: n, key: n.key, hold: changing}}}
 		err = m.volumeWork(ctx, w, true, p, func(ctx context.Context, st backstore.Store, p backstore.Progress) error {
-			if s, ok := st.(backstore.Snapshotter); ok {
+			if s := backstore.SnapshotterOf(st); s != nil {
 				return s.Snapshot(ctx, name, p)
 			}
 			return n.can.Snapshot(ctx, n.u, name, p)

@@ -40,3 +40,6 @@ func (lu *LU) Describe() DiskInfo {
 
 // Volume returns what identifies the volume for ever.
 func (lu *LU) Volume() string { return lu.id.volume }
+
+// Config returns what the disk was configured with, the reservations aside.
+func (lu *LU) Config() DiskConfig { return lu.cfg }

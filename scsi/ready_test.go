@@ -256,3 +256,72 @@ func TestEjectWithDoubts(t *testing.T) {
 		t.Errorf("%d requests, %d commands left", r.lu.InFlight(), len(r.lu.pending))
 	}
 }
+
+// TestAway: a disk whose volume is expected is NOT READY, BECOMING READY, which initiators wait for, and looks otherwise as it will. When the volume is there
+// each nexus hears of it, and of its size.
+func TestAway(t *testing.T) {
+	host := &testHost{}
+	lu, err := NewDisk(nil, host, DiskConfig{Identity: "x", Away: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.lu = lu
+	r := &rig{TB: t, host: host, lu: lu}
+	r.nx = r.attach("iqn.2024-01.example:a")
+	for name, b := range map[string][]byte{"TEST UNIT READY": make([]byte, 6), "READ(10)": transfer(cdb.Read10, 0, 1, 0), "READ CAPACITY(10)": {cdb.ReadCapacity10, 9: 0}} {
+		if got := result(r.do(b, nil)); got != "02/04/01" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	inquiry := r.do([]byte{cdb.Inquiry, 0, 0, 0, 96, 0}, nil)
+	if inquiry.Data[0] != 0 || inquiry.Data[1]&0x80 != 0 {
+		t.Errorf("INQUIRY: %x: it is not there, or removable", inquiry.Data[:2])
+	}
+	m, err := lu.PlanMedium(newTestStore(t, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lu.SetMedium(m)
+	if err := lu.SetOnline(true, false); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for range 4 {
+		seen[result(r.do(make([]byte, 6), nil))] = true
+	}
+	if !seen["06/28/00"] || !seen["06/2A/09"] || !seen["good"] {
+		t.Errorf("it came back with %v", seen)
+	}
+	// An administrator takes the medium away: that is no volume to wait for.
+	if err := lu.SetOnline(false, false); err != nil {
+		t.Fatal(err)
+	}
+	r.want(r.do(make([]byte, 6), nil), "02/3A/00")
+}
+
+// TestFenced: a store whose opener was shut out makes the disk unavailable, also for commands that would not have come to it, until it gets
+// another store.
+func TestFenced(t *testing.T) {
+	st := newTestStore(t, 1<<20)
+	r := newRig(t, st, DiskConfig{})
+	st.fail = func(*backstore.Request) error { return &backstore.Error{Class: backstore.ClassFenced, Op: "write"} }
+	r.want(r.do(transfer(cdb.Write10, 0, 1, 0), make([]byte, 512)), "02/04/0C")
+	st.fail = nil
+	r.want(r.do(make([]byte, 6), nil), "02/04/0C")
+	if d := r.lu.Describe(); !d.Fenced || !d.Failed || d.Online {
+		t.Fatalf("%+v", d)
+	}
+	if err := r.lu.SetOnline(false, false); err != nil {
+		t.Fatal(err)
+	}
+	m, err := r.lu.PlanMedium(newTestStore(t, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.lu.SetMedium(m)
+	if err := r.lu.SetOnline(true, false); err != nil {
+		t.Fatal(err)
+	}
+	r.want(r.do(make([]byte, 6), nil), "06/28/00")
+	r.want(r.do(make([]byte, 6), nil), "good")
+}

@@ -25,6 +25,8 @@ var (
 	ErrRemovalPrevented = errors.New("an initiator prevents the removal of the medium")
 	// ErrNoMedium: the disk has no volume.
 	ErrNoMedium = errors.New("the disk has no volume")
+	// ErrOrphans: Config.MaxOrphans. Each has memory and descriptors; there are to be no more of them until their engines answer.
+	ErrOrphans = errors.New("too many volumes of LUNs that were removed have not ended their requests")
 	// ErrOnline: the volume of a disk that is online is not changed.
 	ErrOnline = errors.New("the disk is online")
 )
@@ -80,6 +82,9 @@ func (t *Target) prepareDisk(lun uint16, st backstore.Store, cfg scsi.DiskConfig
 	var info backstore.Info
 	if st != nil {
 		info = st.Info()
+	}
+	if n := t.s.orphans.Load(); n >= int64(t.s.cfg.MaxOrphans) && st != nil {
+		return nil, fmt.Errorf("%w: %d", ErrOrphans, n)
 	}
 	cfg.TargetName, cfg.LUN = t.name, lun
 	state, err := t.s.state.claim(&cfg, info)

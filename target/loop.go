@@ -376,6 +376,7 @@ func (l *loop) closeUnit(ctx context.Context, u *unit) error {
 			// Close answers busy: the store is orphaned, and ends with its last request.
 			l.ev.Lock()
 			l.orphans = append(l.orphans, u)
+			l.s.orphans.Add(1)
 			l.ev.Unlock()
 			l.ev.Wake()
 			return errors.Join(swapErr, u.store.Close(ctx))
@@ -410,6 +411,7 @@ func (l *loop) reap() {
 			a.Detach()
 		}
 		u.state.release()
+		l.s.orphans.Add(-1)
 		return true
 	})
 	l.quietLocked()

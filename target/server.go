@@ -53,6 +53,7 @@ type Config struct {
 	Spin            time.Duration // busy polling before a loop sleeps; 0: none
 	MaxTurn         time.Duration // a loop's turn
 	StoreCloseAfter time.Duration // Close waits this long for a store's requests in flight
+	MaxOrphans      int           // stores of removed LUNs that have not ended their requests; with more no LUN is added
 
 	// StateDir is the folder that keeps persistent reservations for the next start (APTPL); it is made if it is not
 	// there. Empty: they end with the server, and APTPL is refused.
@@ -73,6 +74,7 @@ const (
 	DefaultMaxQueuedPDUs   = 4096
 	DefaultSendTimeout     = 60 * time.Second
 	DefaultStoreCloseAfter = 10 * time.Second
+	DefaultMaxOrphans      = 64
 )
 
 type discard struct{}
@@ -102,7 +104,7 @@ func (c Config) withDefaults() Config {
 		p   *int
 		def int
 	}{{&c.MaxLogins, DefaultMaxLogins}, {&c.MaxLoginsPerIP, DefaultMaxLoginsPerIP}, {&c.MaxTurnAways, DefaultMaxTurnAways}, {&c.MaxSessions, DefaultMaxSessions},
-		{&c.MaxBacklog, DefaultMaxBacklog}, {&c.MaxQueuedPDUs, DefaultMaxQueuedPDUs}}
+		{&c.MaxBacklog, DefaultMaxBacklog}, {&c.MaxOrphans, DefaultMaxOrphans}, {&c.MaxQueuedPDUs, DefaultMaxQueuedPDUs}}
 	for _, i := range ints {
 		if *i.p == 0 {
 			*i.p = i.def
@@ -125,6 +127,7 @@ type Server struct {
 
 	discovery atomic.Pointer[login.Auth] // of discovery sessions
 	refusing  atomic.Bool                // see SetAccepting
+	orphans   atomic.Int64               // of all loops
 
 	gate  loginGate
 	lobby loginGate // of those whom the gate has no room for

@@ -28,6 +28,7 @@ type Stats struct {
 	Ended       map[string]uint64 // normal sessions that ended, by reason: EndReasons has all of them
 	Drops       map[string]uint64 // connections given up in full-feature phase, by reason: DropReasons has all of them
 	TaskSetFull uint64            // commands answered TASK SET FULL for want of memory
+	Orphans     int               // stores of removed LUNs that have not ended their requests, now
 	Panics      uint64            // faults of lunar itself
 	NotLogged   uint64            // lines left out of the log since there were too many of their kind
 
@@ -139,7 +140,7 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Sessions: int(s.sessions.Load()), LoggingIn: s.gate.inside(), BufferBytes: s.budget.Used(), BufferLimit: s.budget.Limit(),
 		Accepted: c.accepted.Load(), TurnedAway: c.turnedAway.Load(), Slowed: c.slowed.Load(), Logins: c.logins.Load(), Discoveries: c.discoveries.Load(),
-		Reinstated: c.reinstated.Load(), TaskSetFull: c.taskSetFull.Load(), Panics: c.panics.Load(), NotLogged: s.notes.left(),
+		Orphans: int(s.orphans.Load()), Reinstated: c.reinstated.Load(), TaskSetFull: c.taskSetFull.Load(), Panics: c.panics.Load(), NotLogged: s.notes.left(),
 		LoginsLost: map[string]uint64{}, Drops: map[string]uint64{}, Ended: map[string]uint64{},
 	}
 	for i, name := range LoginReasons() {

@@ -118,6 +118,7 @@ func (s *scrape) system(sys admin.SystemState, n int) {
 	s.counts(sessionEvents, events(&st.Commands))
 	s.put(bufferBytes, float64(st.BufferBytes))
 	s.put(bufferLimit, float64(st.BufferLimit))
+	s.put(orphans, float64(st.Orphans))
 	s.count(taskSetFull, st.TaskSetFull)
 	s.count(panics, st.Panics)
 	s.count(linesSuppressed, st.NotLogged)

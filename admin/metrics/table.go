@@ -36,6 +36,7 @@ const (
 	sessionEvents
 	bufferBytes
 	bufferLimit
+	orphans
 	taskSetFull
 	panics
 	linesSuppressed
@@ -109,6 +110,7 @@ var table = [metricCount]metric{
 	sessionEvents:         {"session_events_total", counter, false, []string{"event"}, "What normal sessions have met beside commands, by kind."},
 	bufferBytes:           {"buffer_bytes", gauge, false, nil, "Memory that data of commands and unsent answers take of the budget."},
 	bufferLimit:           {"buffer_limit_bytes", gauge, false, nil, "The budget for data of commands and unsent answers."},
+	orphans:               {"orphans", gauge, false, nil, "Volumes of LUNs that were removed and that have not ended the requests that they had."},
 	taskSetFull:           {"task_set_full_total", counter, false, nil, "Commands that were answered TASK SET FULL for want of memory."},
 	panics:                {"panics_total", counter, false, nil, "Faults of lunar itself, each of which has cost a connection or taken a logical unit offline."},
 	linesSuppressed:       {"log_lines_suppressed_total", counter, false, nil, "Lines left out of the log since there were too many of their kind."},

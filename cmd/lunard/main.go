@@ -90,6 +90,11 @@ Options that every disk takes:
   readonly             no writes
   vendor= product= serial=
                        identification, at most 8, 16 and 36 characters
+  timeout=30s on_timeout=wait|error
+                       how long a command may wait for the volume, and whether it then waits on or is
+                       answered NOT READY
+  away=offline         a volume that cannot be opened leaves its LUN there, NOT READY, and is tried again,
+                       rather than fail the start
 
 A portal is an address to listen on. 0.0.0.0 and [::] stand for every address of IPv4 and of IPv6; discovery then tells
 an initiator the one that it came in on, or what advertise= says. Portals with one group= are one target port, others

@@ -64,7 +64,7 @@ func startLoad(t *testing.T, d *daemon.Daemon, target string, h *history.History
 		l.wg.Add(1)
 		go func() {
 			defer l.wg.Done()
-			l.keep(l.work(s, i+1))
+			l.work(s, i+1)
 			s.Close()
 		}()
 	}
@@ -104,10 +104,10 @@ func hasFUA(ctx context.Context, s *initiator.Session) (bool, error) {
 	return err == nil && res.Data[2]&0x10 != 0, err
 }
 
+// keep takes the first error and ends the load.
 func (l *load) keep(err error) {
-	if err != nil && (l.ctx.Err() == nil || isViolation(err)) {
-		l.once.Do(func() { l.err = err; close(l.broken) })
-	}
+	l.once.Do(func() { l.err = err; close(l.broken) })
+	l.cancel()
 }
 
 func isViolation(err error) bool {
@@ -116,27 +116,20 @@ func isViolation(err error) bool {
 }
 
 // work keeps depth commands in flight until the load is stopped, and then waits for them.
-func (l *load) work(s *initiator.Session, id uint32) error {
-	errs := make(chan error, depth)
+func (l *load) work(s *initiator.Session, id uint32) {
+	var wg sync.WaitGroup
 	for range depth {
-		go func() {
+		wg.Go(func() {
 			r := rand.New(rand.NewPCG(rand.Uint64(), uint64(id)))
 			for l.ctx.Err() == nil {
 				if err := l.command(s, r, id); err != nil {
-					l.keep(err) // before it is the cause of others
-					l.cancel()
-					errs <- err
+					l.keep(err)
 					return
 				}
 			}
-			errs <- nil
-		}()
+		})
 	}
-	var err error
-	for range depth {
-		err = errors.Join(err, <-errs)
-	}
-	return err
+	wg.Wait()
 }
 
 // command does one command and takes it into the history.

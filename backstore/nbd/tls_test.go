@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,4 +122,42 @@ func TestTLSAllocations(t *testing.T) {
 		}
 	}
 	h.close()
+}
+
+// A server that takes nothing in any more does not keep a connection that was given up: the store lets go of it all soon.
+func TestTLSLetsGo(t *testing.T) {
+	s := newServer(t, "unix")
+	s.secure(t)
+	s.data = make([]byte, 16<<20)
+	hold := make(chan struct{})
+	var held atomic.Bool
+	s.answer = func(c *srvConn, q srvRequest) bool {
+		switch {
+		case !held.CompareAndSwap(false, true):
+			return false
+		case q.cmd == cmdWrite:
+			c.send(fill(64, 0xaa)) // nonsense, so the store gives the connection up
+			<-hold                 // and no more is read of it
+		}
+		return true
+	}
+	h := openURI(t, s.start().uri("&connections=1&restart=safe"), newTestLoop(t))
+	var rs []*backstore.Request
+	for i := range 48 {
+		rs = append(rs, write(int64(i)*(256<<10), fill(256<<10, byte(i+1))))
+	}
+	d := h.submit(rs...)
+	for range rs {
+		if r := h.wait(d); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	h.close() // which waits for the goroutines of both connections
+	close(hold)
+	s.stop()
+	for i := range rs {
+		if s.data[i*(256<<10)] != byte(i+1) {
+			t.Fatalf("write %d is not there", i)
+		}
+	}
 }

@@ -69,7 +69,7 @@ func TestTLSRefusals(t *testing.T) {
 		for _, tc := range []struct{ uri, want string }{
 			{strings.Replace(s.bareURI(""), "nbds", "nbd", 1), "name the volume with nbds:"},
 			{with(plain, "&tls-certificates="+s.certs), "refuses TLS"},
-			{with(s, "&tls-certificates="+other), "TLS: "},
+			{with(s, "&tls-certificates="+other), "signed by unknown authority"},
 			{with(s, "&tls-certificates="+empty), "neither ca-cert.pem nor client-cert.pem"},
 			{with(s, "&tls-certificates="+empty+"/not"), "no such folder"},
 			{with(s, "&tls-certificates="+revoked), "revocation lists are not supported"},

@@ -67,7 +67,9 @@ func TestTimeout(t *testing.T) {
 // A volume that is not there yet leaves its LUN there, where the export or the file says so, and heals by itself; else the start fails.
 func TestVolumeThatComes(t *testing.T) {
 	for name, args := range map[string]func(dir, path string) []string{
-		"export": func(_, path string) []string { return []string{daemon.Export(disk, daemon.FileURI(path, "away=offline"))} },
+		"export": func(_, path string) []string {
+			return []string{daemon.Export(disk, daemon.FileURI(path, "away=offline"))}
+		},
 		"file": func(dir, path string) []string {
 			conf := filepath.Join(dir, "lunar.yaml")
 			text := fmt.Sprintf("targets:\n  - name: %s%s\n    access: [ALL]\n    luns:\n      - lun: 1\n        volume: %q\n", daemon.Prefix, disk, daemon.FileURI(path, ""))

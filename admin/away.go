@@ -95,7 +95,7 @@ func (m *Manager) retryVolumes() {
 	defer m.work.Done()
 	ctx, cancel := context.WithCancel(WithCaller(context.Background(), Caller{Face: "retry", UID: -1}))
 	defer cancel()
-	tick := time.NewTicker(m.cfg.RetryVolumes)
+	tick := time.NewTicker(max(m.cfg.RetryVolumes/2, time.Millisecond))
 	defer tick.Stop()
 	room := make(chan struct{}, m.cfg.MaxOpening)
 	for {

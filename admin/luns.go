@@ -263,6 +263,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 	}
 	stay, err := m.quit(ctx, []*disk{e.disks[cur.Number]}, false)
 	if err != nil {
+		m.closeStore(e.disks[cur.Number], how.opened)
 		return err
 	}
 	swapped := false

@@ -167,6 +167,7 @@ func (m *Manager) reopen(ctx context.Context, d *disk) error {
 			}
 			return err
 		}
+		defer m.release(d) // it is open until then, and the LUN does not have it yet
 	}
 	ctx, stop := context.WithTimeout(ctx, m.cfg.CallTimeout)
 	defer stop()
@@ -202,7 +203,7 @@ func (m *Manager) awayLUN(e *entry, lun uint16) (*spec.LUN, error) {
 	return &l, nil
 }
 
-// openBeside opens the volume of d, which is entered among those who have it meanwhile.
+// openBeside opens the volume of d, and enters d among those who have it.
 func (m *Manager) openBeside(ctx context.Context, d *disk, l *spec.LUN) (backstore.Store, error) {
 	u, err := backstore.ParseURI(l.Volume)
 	if err != nil {
@@ -212,8 +213,11 @@ func (m *Manager) openBeside(ctx context.Context, d *disk, l *spec.LUN) (backsto
 	if _, err := m.claim(d); err != nil {
 		return nil, err
 	}
-	defer m.release(d)
-	return m.openVolume(ctx, u, d, l, false)
+	st, err := m.openVolume(ctx, u, d, l, false)
+	if err != nil {
+		m.release(d)
+	}
+	return st, err
 }
 
 // opened reports whether another LUN has the volume open.

@@ -59,8 +59,8 @@ func badURI(u *backstore.URI, err error) error {
 	return &backstore.Error{Class: backstore.ClassUnsupported, Op: "open", Cause: fmt.Errorf("%s: %w", u.Shown(), err)}
 }
 
-// options are those that parse reads.
-var options = []string{"socket", "lockdir", "mds", "inflight", "offline_after", "readonly", "shared", "discard"}
+// options are those that a URI may have: parse reads them, but for those of the administration of volumes (place.go).
+var options = []string{"socket", "lockdir", "mds", "snapshot", "passwordfile", "inflight", "offline_after", "readonly", "shared", "discard"}
 
 func parse(u *backstore.URI, o backstore.Options) (*config, error) {
 	c := &config{socket: defaultSocket, lockDir: defaultLockDir, inFlight: defaultInFlight, heartbeat: heartbeatTime, patience: openPatience}

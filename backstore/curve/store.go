@@ -68,10 +68,11 @@ func Driver() backstore.Driver {
 	p := &process{}
 	return backstore.Driver{
 		Scheme:  "cbd",
-		Help:    "cbd:POOL//VOLUME_USER_ — a CurveBS volume through nebd-server; socket=" + defaultSocket + " lockdir=" + defaultLockDir + " mds=HOST:PORT inflight=256 offline_after=0 discard readonly shared",
+		Help:    "cbd:POOL//VOLUME_USER_ — a CurveBS volume through nebd-server; socket=" + defaultSocket + " lockdir=" + defaultLockDir + " mds=HOST:PORT,… snapshot=HOST:PORT,… passwordfile=PATH inflight=256 offline_after=0 discard readonly shared",
 		Options: options,
 		Traits:  []string{"fua", "512e on blocks of 4096"},
 		Key:     key,
+		Volumes: volumes(),
 		Open: func(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
 			if o.TakeOver {
 				return nil, &backstore.Error{Class: backstore.ClassUnsupported, Op: "open", Cause: errors.New("Curve cannot shut out another opener")}

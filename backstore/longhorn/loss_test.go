@@ -363,18 +363,24 @@ func TestOpenedBeforeItAnswers(t *testing.T) {
 		c.ask = 10 * time.Millisecond
 		opened := make(chan *Store, 1)
 		go func() { // its connection is not even accepted
+			var s *Store
 			fd, size, err := dial(t.Context(), c)
+			if err == nil {
+				if s, err = newStore(c, size, nil); err == nil {
+					s.c = newConn(s, fd, size)
+				}
+			}
 			if err != nil {
 				t.Error(err)
 			}
-			s, err := newStore(c, size, nil)
-			if err != nil {
-				t.Error(err)
-			}
-			s.c = newConn(s, fd, size)
 			opened <- s
 		}()
-		h := backstoretest.NewHarness(t, <-opened, attach)
+		s := <-opened
+		if t.Failed() {
+			e.mu.Unlock()
+			return
+		}
+		h := backstoretest.NewHarness(t, s, attach)
 		start(h, write(0, fill(sector, 4)))
 		e.mu.Unlock()
 		ended(h, 1)

@@ -24,7 +24,7 @@ type curveInstance struct {
 }
 
 func curveEngine() Engine {
-	return Engine{Name: "curve", Start: func(t *testing.T) Instance {
+	return Engine{Name: "curve", Libiscsi: fullyProvisioned, Start: func(t *testing.T) Instance {
 		p := nebd.StartProcess(t)
 		c, err := curve.Start(curve.Config{Pool: p.Pool, Freeze: func(string) func() { return p.Freeze() }})
 		if err != nil {
@@ -38,6 +38,17 @@ func curveEngine() Engine {
 		return &curveInstance{p: p, c: c, options: fmt.Sprintf("&mds=%s&snapshot=%s&passwordfile=%s", c.MDS, c.Snap, password)}
 	}}
 }
+
+// fullyProvisioned: space is given back only by request (discard=on), since on a volume that several hosts write it costs data.
+const fullyProvisioned = `
+skip SCSI.CompareAndWrite.InvalidDataOutSize no UNMAP
+skip SCSI.GetLBAStatus.UnmapSingle no UNMAP
+skip SCSI.Inquiry.BlockLimits no UNMAP
+skip SCSI.Unmap.* no UNMAP
+skip SCSI.WriteSame1[06].Unmap no UNMAP
+skip SCSI.WriteSame1[06].UnmapUn* no UNMAP
+skip SCSI.WriteSame1[06].InvalidDataOutSize no UNMAP
+`
 
 func (c *curveInstance) Volume(t *testing.T, size int64) string {
 	t.Helper()

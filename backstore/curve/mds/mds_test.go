@@ -130,6 +130,7 @@ func TestPatience(t *testing.T) {
 // What a server must not send.
 func TestHostile(t *testing.T) {
 	var answer atomic.Pointer[[]byte]
+	set := func(b []byte) { answer.Store(&b) }
 	m := client(t, mds.Config{Addresses: []string{serve(t, func(c *brpc.Call) { c.Reply(*answer.Load(), nil) })}})
 	for name, b := range map[string][]byte{
 		"nothing":                  {},
@@ -144,24 +145,21 @@ func TestHostile(t *testing.T) {
 		"a length that is text":    {8, 0, 18, 3, 66, 1, 'x'},
 		"a length below 0":         append([]byte{8, 0, 18, 11}, protowire.AppendVarint([]byte{64}, 1<<63)...),
 	} {
-		answer.Store(&b)
+		set(b)
 		if _, err := m.Info(context.Background(), "/v", "u"); err == nil {
 			t.Errorf("%s is taken", name)
 		}
 	}
-	b := []byte{8, 111}
-	answer.Store(&b)
+	set([]byte{8, 111})
 	_, err := m.Info(context.Background(), "/v", "u")
 	if mds.StatusOf(err) != mds.OwnerAuthFail || !strings.Contains(err.Error(), "/v") || !strings.Contains(err.Error(), "another owner") {
 		t.Errorf("status 111: %v", err)
 	}
-	b = protowire.AppendVarint([]byte{8}, 1<<40)
-	answer.Store(&b)
+	set(protowire.AppendVarint([]byte{8}, 1<<40))
 	if _, err = m.Info(context.Background(), "/v", "u"); err == nil {
 		t.Error("a status of 41 bits is taken for good")
 	}
-	b = []byte{8, 0, 18, 1, 8}
-	answer.Store(&b)
+	set([]byte{8, 0, 18, 1, 8})
 	if _, err = m.MountPoints(context.Background(), "/v"); err == nil {
 		t.Error("a mount point that is cut is taken")
 	}

@@ -309,6 +309,9 @@ func TestRollbackOfOfflineLUN(t *testing.T) {
 	if c := spec.Changes(doc, r.Document()); c != "" {
 		t.Errorf("what is set has changed: %s", c)
 	}
+	if s, err := r.Target(ref, false); err != nil || s.Faults != nil {
+		t.Errorf("the LUN has not got its volume back: %v, %v", s.Faults, err)
+	}
 	r.ok(online(r, ref))
 	s, err := r.Target(ref, true)
 	if err != nil || s.Faults != nil || !s.Live.LUNs[1].Online {

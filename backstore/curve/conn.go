@@ -40,6 +40,7 @@ type conn struct {
 	headSent  int  // bytes of the first queued request that the socket has
 	blocked   bool // the socket is full
 	noSend    bool // the socket takes nothing any more; what was sent may still be answered
+	told      bool // that it says "later"
 
 	reads     int // reads that it has, and the bytes they ask for
 	readBytes int64

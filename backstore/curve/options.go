@@ -45,7 +45,6 @@ type config struct {
 	name
 	socket   string
 	lockDir  string
-	mds      string
 	readOnly bool
 	shared   bool
 	discard  bool
@@ -60,8 +59,8 @@ func badURI(u *backstore.URI, err error) error {
 	return &backstore.Error{Class: backstore.ClassUnsupported, Op: "open", Cause: fmt.Errorf("%s: %w", u.Shown(), err)}
 }
 
-// options are those that parse reads.
-var options = []string{"socket", "lockdir", "mds", "inflight", "offline_after", "readonly", "shared", "discard"}
+// options are those that a URI may have: parse reads them, but for those of the administration of volumes (place.go).
+var options = []string{"socket", "lockdir", "mds", "snapshot", "passwordfile", "inflight", "offline_after", "readonly", "shared", "discard"}
 
 func parse(u *backstore.URI, o backstore.Options) (*config, error) {
 	c := &config{socket: defaultSocket, lockDir: defaultLockDir, inFlight: defaultInFlight, heartbeat: heartbeatTime, patience: openPatience}
@@ -84,7 +83,6 @@ func parse(u *backstore.URI, o backstore.Options) (*config, error) {
 	if c.lockDir == "" {
 		return nil, badURI(u, fmt.Errorf("option lockdir: want the folder of the locks that all clients of this nebd-server share (metacache.fileLockPath of nebd-client.conf)"))
 	}
-	c.mds, _ = u.Option("mds")
 	for _, b := range []struct {
 		name string
 		to   *bool

@@ -205,7 +205,10 @@ func (c *conn) finish() {
 func (s *Store) later(i uint16, why error) {
 	if !s.held {
 		s.held = true
-		s.remark("%v; requests wait", why)
+		if !s.c.told { // once: it may say so for long, with requests that it does not answer
+			s.c.told = true
+			s.remark("%v; requests wait", why)
+		}
 		s.again = time.AfterFunc(retryPause, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()

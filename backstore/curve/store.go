@@ -68,10 +68,11 @@ func Driver() backstore.Driver {
 	p := &process{}
 	return backstore.Driver{
 		Scheme:  "cbd",
-		Help:    "cbd:POOL//VOLUME_USER_ — a CurveBS volume through nebd-server; socket=" + defaultSocket + " lockdir=" + defaultLockDir + " mds=HOST:PORT inflight=256 offline_after=0 discard readonly shared",
+		Help:    "cbd:POOL//VOLUME_USER_ — a CurveBS volume through nebd-server; socket=" + defaultSocket + " lockdir=" + defaultLockDir + " mds=HOST:PORT,… snapshot=HOST:PORT,… passwordfile=PATH inflight=256 offline_after=0 discard readonly shared",
 		Options: options,
 		Traits:  []string{"fua", "512e on blocks of 4096"},
 		Key:     key,
+		Volumes: volumes(),
 		Open: func(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
 			if o.TakeOver {
 				return nil, &backstore.Error{Class: backstore.ClassUnsupported, Op: "open", Cause: errors.New("Curve cannot shut out another opener")}
@@ -138,7 +139,8 @@ func (v *volume) open(ctx context.Context, c *config, warn func(string)) (*Store
 
 // describe is what a store of this volume is.
 func (c *config) describe(i info) backstore.Info {
-	d := backstore.Info{Driver: "cbd", Volume: c.nebd, Size: i.size, BlockSize: i.block, PhysicalBlock: max(i.block, 4096), MaxTransfer: maxTransfer, MaxInFlight: c.inFlight, MemAlign: 1,
+	d := backstore.Info{Driver: "cbd", Volume: c.nebd, Size: i.size, MaxTransfer: maxTransfer, MaxInFlight: c.inFlight, MemAlign: 1,
+		BlockSize: i.block, PhysicalBlock: max(i.block, 4096),
 		// A write is answered when a majority of its chunk's servers has it on disk; nothing of nebd-server and libcurve caches.
 		Caps: backstore.CapFUA, Coherent: true, ReadOnly: c.readOnly, Shared: c.shared, AtomicUnit: int64(i.block)}
 	if c.discard {

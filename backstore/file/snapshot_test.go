@@ -325,11 +325,11 @@ func TestSnapshotFails(t *testing.T) {
 			l := newLoad(h, 3)
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
-			done, n := make(chan error, 1), 0
+			done, n := make(chan error, 1), atomic.Int64{}
 			go func() {
 				done <- wrap("snapshot", st.snapshot(ctx, "s", nil, func(s string) error {
 					if s == "span" {
-						if n++; n == 3 {
+						if n.Add(1) == 3 {
 							return c.stop(cancel, st)
 						}
 					}

@@ -60,6 +60,8 @@ func wrap(op string, err error) error {
 		class = backstore.ClassTimeout
 	case errors.Is(err, os.ErrNotExist):
 		class = backstore.ClassNotFound
+	case errors.Is(err, errTruncated):
+		class = backstore.ClassMedium
 	}
 	return &backstore.Error{Class: class, Op: op, Cause: err}
 }

@@ -20,11 +20,39 @@ const far = 1 << 62
 
 // dial connects, learns the volume's size in bytes and reads its last sector, which an engine without replicas cannot. The
 // descriptor is a non-blocking socket that the caller owns, with nothing read beyond the answers. Errors are *backstore.Error.
+//
+// An engine that starts its frontend for tgt has tgtadm open the volume, and answers nothing until that has ended. So with size= the engine
+// is asked, but not waited for: what it does not tell soon is as the URI says.
 func dial(ctx context.Context, c *config) (fd int, size int64, err error) {
-	return shake(ctx, c, true)
+	if c.size == 0 {
+		return shake(ctx, c, true)
+	}
+	return c.soon(ctx, c.size, true)
 }
 
-// connect is dial for an engine that is back: whether it has replicas is found out by what is sent next.
+// reconnect is dial for an engine that is back: whether it has replicas is found out by what is sent next. While it does not tell its size it has the
+// one that it had.
+func reconnect(ctx context.Context, c *config, size int64) (fd int, now int64, err error) {
+	return c.soon(ctx, size, false)
+}
+
+// soon is shake, but that an engine which does not answer soon is taken to have size bytes.
+func (c *config) soon(ctx context.Context, size int64, read bool) (int, int64, error) {
+	brief, cancel := context.WithTimeout(ctx, c.ask)
+	defer cancel()
+	fd, now, err := shake(brief, c, read)
+	if err == nil || brief.Err() == nil || ctx.Err() != nil {
+		return fd, now, err
+	}
+	// On a connection that was asked, an answer may yet come.
+	err = converseConn(ctx, c, func(nc net.Conn, _ asker) (err error) {
+		fd, err = duplicate(nc)
+		return err
+	})
+	return fd, size, err
+}
+
+// connect is dial for a question: how large the volume is.
 func connect(ctx context.Context, c *config) (fd int, size int64, err error) {
 	return shake(ctx, c, false)
 }

@@ -203,14 +203,14 @@ func (s *Store) reconnect() {
 			s.mu.Unlock()
 			return
 		}
-		pause := s.pause
+		pause, known := s.pause, s.info.Size
 		s.mu.Unlock()
 		select {
 		case <-s.ctx.Done():
 			continue // released is set
 		case <-time.After(pause):
 		}
-		fd, size, err := connect(s.ctx, s.cfg)
+		fd, size, err := reconnect(s.ctx, s.cfg, known)
 		s.mu.Lock()
 		switch {
 		case s.released:

@@ -346,3 +346,45 @@ func TestOrphan(t *testing.T) {
 	close(hold)
 	ended(h, 1)
 }
+
+// An engine that starts its frontend has the volume opened and answers nothing meanwhile: with the size given it is not waited for.
+func TestOpenedBeforeItAnswers(t *testing.T) {
+	bothWays(t, func(t *testing.T, attach bool) {
+		e := newEngine(t, 1<<20)
+		e.mu.Lock() // it answers nothing
+		u, err := backstore.ParseURI(e.uri("&size=1M&request_timeout=540"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := parse(u, backstore.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.ask = 10 * time.Millisecond
+		opened := make(chan *Store, 1)
+		go func() { // its connection is not even accepted
+			var s *Store
+			fd, size, err := dial(t.Context(), c)
+			if err == nil {
+				if s, err = newStore(c, size, nil); err == nil {
+					s.c = newConn(s, fd, size)
+				}
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			opened <- s
+		}()
+		s := <-opened
+		if t.Failed() {
+			e.mu.Unlock()
+			return
+		}
+		h := backstoretest.NewHarness(t, s, attach)
+		start(h, write(0, fill(sector, 4)))
+		e.mu.Unlock()
+		ended(h, 1)
+		h.Want(0, fill(sector, 4), "what was written")
+		h.Close()
+	})
+}

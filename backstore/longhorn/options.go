@@ -34,9 +34,10 @@ const (
 	socketDir       = "/var/run" // where the engine makes its sockets
 	defaultInFlight = 256
 
-	dialTime  = 10 * time.Second // to connect and to be told the size
-	callTime  = 3 * time.Minute  // of a call on the engine's gRPC API, as its own tools have it
-	shortCall = 10 * time.Second // of one that only asks
+	dialTime  = 10 * time.Second       // to connect and to be told the size
+	askTime   = 500 * time.Millisecond // for an answer that can be done without
+	callTime  = 3 * time.Minute        // of a call on the engine's gRPC API, as its own tools have it
+	shortCall = 10 * time.Second       // of one that only asks
 
 	backoffMin  = 50 * time.Millisecond // first pause between attempts to reconnect, and to ask for replicas; doubled up to
 	backoffMax  = 2 * time.Second
@@ -59,6 +60,7 @@ type config struct {
 	maxPause time.Duration
 	grow     time.Duration
 	silent   time.Duration
+	ask      time.Duration
 }
 
 var optionNames = []string{"socket", "engine", "size", "inflight", "offline_after", "readonly", "shared", "request_timeout"}
@@ -69,7 +71,7 @@ func badURI(format string, a ...any) error {
 
 // parse reads a URI: longhorn:VOLUME, or longhorn:/PATH/TO/SOCKET as Longhorn gives it to its own tgtd.
 func parse(u *backstore.URI, o backstore.Options) (*config, error) {
-	c := &config{inFlight: defaultInFlight, minPause: backoffMin, maxPause: backoffMax, grow: growTime, silent: silentAfter}
+	c := &config{inFlight: defaultInFlight, minPause: backoffMin, maxPause: backoffMax, grow: growTime, silent: silentAfter, ask: askTime}
 	socket, given := u.Option("socket")
 	switch {
 	case u.Host != "":

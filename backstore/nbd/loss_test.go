@@ -107,10 +107,21 @@ func TestRestartUnderLoad(t *testing.T) {
 
 // Once the time limit has passed, what waits ends, and new requests end at once, until the server is back.
 func TestTimeLimit(t *testing.T) {
-	s := newServer(t, "unix")
+	for _, tc := range [][2]string{{"unix", "structured"}, {"unix", "tls"}, {"tcp", "tls"}} {
+		t.Run(tc[0]+"/"+tc[1], func(t *testing.T) { testTimeLimit(t, tc[0], tc[1]) })
+	}
+}
+
+func testTimeLimit(t *testing.T, network, mode string) {
+	s := newServer(t, network)
+	s.speak(t, mode)
+	var n atomic.Int32
 	s.answer = func(c *srvConn, q srvRequest) bool {
 		if q.off >= 4096 {
-			c.hangUp() // and nothing of it is done: the peer sees the end of a unix socket
+			// And nothing of it is done: the peer sees an end that is a proof. Over TCP that wants all that was sent to be read.
+			if n.Add(1) == 2 {
+				c.hangUp()
+			}
 			return true
 		}
 		return false
@@ -133,6 +144,28 @@ func TestTimeLimit(t *testing.T) {
 	h.close()
 }
 
+// With offline_after=0 nothing ends however long the server is away.
+func TestNeverOffline(t *testing.T) {
+	s := newServer(t, "unix")
+	h := openURI(t, s.start().uri("&offline_after=0&restart=safe"), newTestLoop(t))
+	h.must(read(0, 512))
+	s.stop()
+	d := h.submit(read(0, 512), write(0, fill(512, 1)))
+	h.wantRemark("reconnecting")
+	h.st.mu.Lock()
+	if h.st.outage != nil {
+		t.Error("there is a time limit")
+	}
+	h.st.mu.Unlock()
+	s.start()
+	for range 2 {
+		if r := h.wait(d); r.Err != nil {
+			t.Error(r.Err)
+		}
+	}
+	h.close()
+}
+
 // untilBack repeats a read until the server is there again.
 func (h *harness) untilBack() {
 	h.t.Helper()
@@ -150,7 +183,14 @@ func (h *harness) untilBack() {
 // A write whose first copy may still run does not end with the time limit; it is sent again and answered. A read
 // in the same place ends.
 func TestDoubtfulWrite(t *testing.T) {
+	for _, mode := range []string{"structured", "tls"} {
+		t.Run(mode, func(t *testing.T) { testDoubtfulWrite(t, mode) })
+	}
+}
+
+func testDoubtfulWrite(t *testing.T, mode string) {
 	s := newServer(t, "tcp")
+	s.speak(t, mode)
 	var n atomic.Int32
 	s.answer = func(c *srvConn, q srvRequest) bool {
 		switch n.Add(1) {

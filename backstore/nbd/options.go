@@ -46,7 +46,7 @@ const (
 	extraTime     = 2 * time.Second  // for connections beyond the first: some servers take just one and let others hang
 
 	backoffMin  = 100 * time.Millisecond // first pause between attempts to reconnect; doubled up to
-	backoffMax  = 5 * time.Second
+	backoffMax  = 2 * time.Second
 	stableAfter = 10 * time.Second // a connection that lived so long is reconnected without a pause
 
 	// A dead host is noticed after about 30 s when idle, 60 s with data on the way. Longer than a server may be

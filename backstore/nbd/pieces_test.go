@@ -76,10 +76,11 @@ func TestAllocation(t *testing.T) {
 				r := *tc.ask
 				r.Extents = make([]backstore.Extent, 0, cap(r.Extents))
 				h.must(&r)
+				h.close()
+				s.stop()
 				if !slices.Equal(r.Extents, tc.want) || !slices.Equal(asks, tc.asks) {
 					t.Errorf("%v by %v, want %v by %v", r.Extents, asks, tc.want, tc.asks)
 				}
-				h.close()
 			})
 		}
 	}
@@ -100,10 +101,11 @@ func TestAllocationHasAnEnd(t *testing.T) {
 	h := openURI(t, s.start().uri(""), nil)
 	r := query(0, 4096, 8)
 	h.must(r)
+	h.close()
+	s.stop()
 	if want := ext(0, maxAsks, hole, 4096-maxAsks, mapped); !slices.Equal(r.Extents, want) || asks != maxAsks {
 		t.Fatalf("%v after %d requests, want %v", r.Extents, asks, want)
 	}
-	h.close()
 }
 
 // What a lost connection has told is forgotten.
@@ -227,13 +229,14 @@ func TestPiecesOnTheWire(t *testing.T) {
 				r.Extents = make([]backstore.Extent, 0, 2)
 			}
 			h.must(&r)
+			h.close()
+			s.stop()
 			if !slices.Equal(got, tc.want) {
 				t.Errorf("on the wire: %v, want %v", got, tc.want)
 			}
 			if i := h.st.Info(); r.Op == backstore.Allocation && !slices.Equal(r.Extents, ext(0, 5<<30, mapped)) || (i.MaxDiscard == 0) != (tc.mode == "extended") {
 				t.Errorf("%v; %+v", r.Extents, i)
 			}
-			h.close()
 		})
 	}
 }

@@ -25,7 +25,7 @@ func TestConformanceQSD(t *testing.T) { conformQSD(t, "raw", false) }
 // conformQSD runs the suite on qemu-storage-daemon's disks.
 func conformQSD(t *testing.T, driver string, secure bool) {
 	deps.Find(t, "qemu-storage-daemon")
-	certs := certDir(t, certs.New(t, "qsd-ca"))
+	certs := certs.New(t, "qsd-ca").Folder(t)
 	var uri string
 	backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
 		c := qsd.Config{Disks: []qsd.Disk{{Name: "d", Driver: driver, File: qsd.Image(t, driver, size)}}}
@@ -191,8 +191,7 @@ func (l *load) verify() {
 // Servers are killed under load and started again, several times: no request fails and nothing that was acknowledged is lost.
 func TestKilledUnderLoad(t *testing.T) {
 	const size, block = 4 << 20, 16 << 10
-	ca := certs.New(t, "ca")
-	dir := certDir(t, ca)
+	dir := certs.New(t, "ca").Folder(t)
 	cases := map[string]struct {
 		flags backstore.Flags
 		start func(t *testing.T) (uri string, kill, restart func())

@@ -166,7 +166,7 @@ func TestConformanceNBDKit(t *testing.T) {
 		}, backstoretest.Options{Reopen: func(t *testing.T) backstore.Store { return openStore(t, socketURI(dir, "")) }})
 	})
 	t.Run("tls", func(t *testing.T) {
-		certs := certDir(t, certs.New(t, "nbdkit-ca"))
+		certs := certs.New(t, "nbdkit-ca").Folder(t)
 		backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
 			dir := t.TempDir()
 			nbdkit(t, dir, "--tls=require", "--tls-verify-peer", "--tls-certificates="+certs, "plugin=memory", bytesOf(size))

@@ -10,7 +10,7 @@ import (
 
 // echo serves an export of zeroes without allocating: it answers all requests of one read with one write.
 func echo(nc net.Conn) {
-	c := &srvConn{Conn: nc, s: &server{flags: allFlags, blocks: true, min: 1, noAlloc: true, data: make([]byte, 64<<20)}}
+	c := &srvConn{Conn: nc, raw: nc, s: &server{flags: allFlags, blocks: true, min: 1, noAlloc: true, data: make([]byte, 64<<20)}}
 	if _, err := c.handshake(); err != nil {
 		return
 	}

@@ -50,6 +50,7 @@ type server struct {
 
 type srvConn struct {
 	net.Conn
+	raw        net.Conn // below TLS
 	s          *server
 	n          int // which connection it is, from 1
 	structured bool
@@ -101,7 +102,7 @@ func (s *server) start() *server {
 				defer func() { _ = nc.Close() }()
 				continue
 			}
-			c := &srvConn{Conn: nc, s: s}
+			c := &srvConn{Conn: nc, raw: nc, s: s}
 			s.mu.Lock()
 			s.conns[c] = true
 			s.mu.Unlock()
@@ -453,12 +454,12 @@ func (c *srvConn) send(b []byte) {
 	_, _ = c.Write(b) // the peer may be gone
 }
 
-// hangUp closes the connection, if it is not closed yet.
-func (c *srvConn) hangUp() { _ = c.Close() }
+// hangUp closes the connection, if it is not closed yet, as the end of a process does: without a word of TLS.
+func (c *srvConn) hangUp() { _ = c.raw.Close() }
 
 // reset closes a TCP connection so that the peer gets a reset.
 func (c *srvConn) reset() {
-	_ = c.Conn.(*net.TCPConn).SetLinger(0)
+	_ = c.raw.(*net.TCPConn).SetLinger(0)
 	c.hangUp()
 }
 

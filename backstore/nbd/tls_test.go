@@ -16,7 +16,7 @@ import (
 // secure makes the server demand TLS and a client's certificate, and its URIs have what a client needs.
 func (s *server) secure(t testing.TB) {
 	ca := certs.New(t, "nbd-ca")
-	dir := certDir(t, ca)
+	dir := ca.Folder(t)
 	pair := ca.Issue(t, "server", time.Now().Add(time.Hour))
 	cert, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
 	if err != nil {
@@ -32,49 +32,26 @@ func (s *server) secure(t testing.TB) {
 	s.certs = dir
 }
 
-// certDir makes a folder as tls-certificates names it, with a client's certificate and, for servers that read such a folder too, a server's.
-func certDir(t testing.TB, ca *certs.CA) string {
-	t.Helper()
-	dir := t.TempDir()
-	put := func(name, from string) {
-		b, err := os.ReadFile(from)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name), b, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	put(fileCA, ca.File)
-	client := ca.Issue(t, "client", time.Now().Add(time.Hour))
-	put(fileCert, client.Cert)
-	put(fileKey, client.Key)
-	server := ca.Issue(t, "the-server", time.Now().Add(time.Hour))
-	put("server-cert.pem", server.Cert)
-	put("server-key.pem", server.Key)
-	return dir
-}
-
 func TestTLSRefusals(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		s := newServer(t, network)
 		s.secure(t)
 		s.start()
 		plain := newServer(t, network).start()
-		other := certDir(t, certs.New(t, "other-ca"))
-		empty, revoked := t.TempDir(), certDir(t, certs.New(t, "third-ca"))
+		other := certs.New(t, "other-ca").Folder(t)
+		empty, revoked := t.TempDir(), certs.New(t, "third-ca").Folder(t)
 		if err := os.WriteFile(filepath.Join(revoked, fileCRL), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		half := certDir(t, certs.New(t, "fourth-ca"))
+		half := certs.New(t, "fourth-ca").Folder(t)
 		if err := os.Remove(filepath.Join(half, fileKey)); err != nil {
 			t.Fatal(err)
 		}
-		bad := certDir(t, certs.New(t, "fifth-ca"))
+		bad := certs.New(t, "fifth-ca").Folder(t)
 		if err := os.WriteFile(filepath.Join(bad, fileCA), []byte("none"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		noClient := certDir(t, certs.New(t, "unused"))
+		noClient := certs.New(t, "unused").Folder(t)
 		for _, name := range []string{fileCert, fileKey} {
 			if err := os.Remove(filepath.Join(noClient, name)); err != nil {
 				t.Fatal(err)

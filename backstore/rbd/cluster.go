@@ -8,13 +8,16 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/ceph/go-ceph/rados"
 
 	"github.com/lunar-iscsi/lunar/backstore"
+	"github.com/lunar-iscsi/lunar/backstore/rbd/internal/librbd"
 )
 
 // A cluster is a client of a Ceph cluster, and a pool of it.
@@ -36,6 +39,29 @@ func connect(ctx context.Context, c *config) (*cluster, error) {
 	if err != nil {
 		return nil, failed("open", "making a client", err)
 	}
+	cl, err := join(ctx, c, conn)
+	if err != nil {
+		return nil, err
+	}
+	if cl.io, err = conn.OpenIOContext(c.pool); err != nil {
+		cl.close()
+		return nil, failed("open", "pool "+c.pool, err)
+	}
+	cl.pool = cl.io.GetPoolID()
+	cl.io.SetNamespace(c.namespace)
+	return cl, nil
+}
+
+// join configures conn and connects it to c's cluster. Where that fails, conn is freed.
+func join(ctx context.Context, c *config, conn *rados.Conn) (_ *cluster, err error) {
+	connected := false
+	defer func() {
+		if err != nil && !connected {
+			// go-ceph leaves it to the garbage collector, which may take minutes, and its finalizers would wait for it.
+			runtime.SetFinalizer(conn, nil)
+			librbd.Shutdown(unsafe.Pointer(conn.Cluster()))
+		}
+	}()
 	if c.conf != "" {
 		if err = readable(c.conf); err == nil {
 			err = conn.ReadConfigFile(c.conf)
@@ -68,17 +94,12 @@ func connect(ctx context.Context, c *config) (*cluster, error) {
 	if err := conn.Connect(); err != nil {
 		return nil, failed("open", fmt.Sprintf("connecting to the cluster as client.%s", c.id), err)
 	}
+	connected = true
 	cl := &cluster{conn: conn}
 	if cl.fsid, err = conn.GetFSID(); err != nil {
 		cl.close()
 		return nil, failed("open", "asking for the cluster's id", err)
 	}
-	if cl.io, err = conn.OpenIOContext(c.pool); err != nil {
-		cl.close()
-		return nil, failed("open", "pool "+c.pool, err)
-	}
-	cl.pool = cl.io.GetPoolID()
-	cl.io.SetNamespace(c.namespace)
 	return cl, nil
 }
 

@@ -92,8 +92,14 @@ func TestURIs(t *testing.T) {
 	if d.conf != "/etc/a+b&c.conf" || d.id != "x" || d.spec != (spec{"pool", "n s", "b?=", ""}) || d.readOnly || d.inFlight != defaultInFlight {
 		t.Errorf("%s: %+v", again, d)
 	}
-	if key(u) == key(again) {
-		t.Error("two images have one key")
+	for _, other := range []string{"rbd:pool/n/a", "rbd:pool/b", "rbd:pool2/a", "rbd:pool/a@s"} {
+		v, err := backstore.ParseURI(other + "?conf=/etc/a+b%26c.conf")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if key(u) == key(v) {
+			t.Errorf("%s and %s have one key", u, v)
+		}
 	}
 	same, err := backstore.ParseURI("rbd:pool/a?id=other&conf=/etc/a%2Bb%26c.conf")
 	if err != nil {

@@ -27,12 +27,12 @@ func snapshot(ctx context.Context, u *backstore.URI, name string, _ backstore.Pr
 	})
 }
 
-func snapshots(ctx context.Context, u *backstore.URI) (out []backstore.Snapshot, err error) {
-	err = image(ctx, u, "snapshots", func(c *config, cl *cluster) error {
-		out, err = cl.snapshots(c)
-		return err
-	})
-	return out, err
+func snapshots(ctx context.Context, u *backstore.URI) ([]backstore.Snapshot, error) {
+	c, err := parseImage(u, backstore.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return with(ctx, c, "snapshots", func(cl *cluster) ([]backstore.Snapshot, error) { return cl.snapshots(c) })
 }
 
 // snapshots lists the snapshots that people have made of an image, oldest first: not those that librbd keeps for clones alone, or of groups.

@@ -150,6 +150,20 @@ func TestKilled(t *testing.T) {
 	closeAll(t, s)
 }
 
+// What was written with FUA is there after a kill, though librbd's cache is on.
+func TestKilledWithCache(t *testing.T) {
+	c := start(t)
+	for _, cache := range []string{"writeback", "writearound"} {
+		name := c.create(t, childDepth*childBlocks*childBlock)
+		w := startWriter(t, c.uri(name, "cache="+cache))
+		w.busy(8)
+		w.kill()
+		s := mustOpen(t, c.uri(name, ""), backstore.Options{TakeOver: true})
+		wantAcked(t, s, w)
+		closeAll(t, s)
+	}
+}
+
 // Of one that was killed on another machine only the cluster can tell; until then the next opener waits, where it is told to.
 func TestKilledElsewhere(t *testing.T) {
 	c := start(t)

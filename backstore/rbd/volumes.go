@@ -26,17 +26,22 @@ func volumes() *backstore.Volumes {
 		Snapshot: snapshot, Snapshots: snapshots, DeleteSnapshot: deleteSnapshot, Rollback: rollback, Clone: clone, Flatten: flatten}
 }
 
-// with runs f as a client of c's cluster. When ctx ends first, f is left to end by itself.
+// with runs f, which changes nothing, as a client of c's cluster. When ctx ends first, f is left to end by itself.
 func with[T any](ctx context.Context, c *config, op string, f func(*cluster) (T, error)) (T, error) {
-	v, err := within(ctx, func() (T, error) {
-		var none T
-		cl, err := connect(ctx, c)
-		if err != nil {
-			return none, err
-		}
-		defer cl.close()
-		return f(cl)
-	}, func(T) {})
+	return within(ctx, func() (T, error) { return through(ctx, c, op, f) }, func(T) {})
+}
+
+// through runs f as a client of c's cluster, to its end: what changes an image may not go on behind the back of whoever has been told that it has
+// ended. librbd stops long work when ctx ends, and c.openTime bounds each answer of the cluster.
+func through[T any](ctx context.Context, c *config, op string, f func(*cluster) (T, error)) (v T, err error) {
+	if err := ctx.Err(); err != nil {
+		return v, failed(op, c.spec.String(), err)
+	}
+	cl, err := connect(ctx, c)
+	if err == nil {
+		v, err = f(cl)
+		cl.close()
+	}
 	var be *backstore.Error
 	if errors.As(err, &be) && be.Op == "open" {
 		err = &backstore.Error{Class: be.Class, Op: op, Cause: be.Cause}
@@ -53,7 +58,7 @@ func image(ctx context.Context, u *backstore.URI, op string, f func(*config, *cl
 	if c.snap != "" {
 		return &backstore.Error{Class: backstore.ClassReadOnly, Op: op, Cause: fmt.Errorf("%s is a snapshot", c.spec)}
 	}
-	_, err = with(ctx, c, op, func(cl *cluster) (struct{}, error) { return struct{}{}, f(c, cl) })
+	_, err = through(ctx, c, op, func(cl *cluster) (struct{}, error) { return struct{}{}, f(c, cl) })
 	return err
 }
 
@@ -354,41 +359,36 @@ func trash(ctx context.Context, u *backstore.URI) ([]backstore.TrashedVolume, er
 }
 
 func restore(ctx context.Context, u *backstore.URI, id string) (string, error) {
-	return within(ctx, func() (string, error) {
-		c, cl, named, err := place(ctx, u, "restore")
+	c, cl, named, err := place(ctx, u, "restore")
+	if err != nil {
+		return "", err
+	}
+	defer cl.close()
+	if !named {
+		all, err := rbd.GetTrashList(cl.io)
 		if err != nil {
-			return "", err
+			return "", failed("restore", "trash of "+c.spec.String(), err)
 		}
-		defer cl.close()
-		if !named {
-			all, err := rbd.GetTrashList(cl.io)
-			if err != nil {
-				return "", failed("restore", "trash of "+c.spec.String(), err)
-			}
-			at := slices.IndexFunc(all, func(t rbd.TrashInfo) bool { return t.Id == id })
-			if at < 0 {
-				return "", &backstore.Error{Class: backstore.ClassNotFound, Op: "restore", Cause: fmt.Errorf("%s has no %q in its trash", c.spec, id)}
-			}
-			c.image = all[at].Name
+		at := slices.IndexFunc(all, func(t rbd.TrashInfo) bool { return t.Id == id })
+		if at < 0 {
+			return "", &backstore.Error{Class: backstore.ClassNotFound, Op: "restore", Cause: fmt.Errorf("%s has no %q in its trash", c.spec, id)}
 		}
-		if err := rbd.TrashRestore(cl.io, id, c.image); err != nil {
-			return "", failed("restore", id+" as "+c.spec.String(), err)
-		}
-		return c.uri(c.spec), nil
-	}, func(string) {})
+		c.image = all[at].Name
+	}
+	if err := rbd.TrashRestore(cl.io, id, c.image); err != nil {
+		return "", failed("restore", id+" as "+c.spec.String(), err)
+	}
+	return c.uri(c.spec), nil
 }
 
 func purge(ctx context.Context, u *backstore.URI, id string, p backstore.Progress) error {
-	_, err := within(ctx, func() (struct{}, error) {
-		c, cl, _, err := place(ctx, u, "purge")
-		if err != nil {
-			return struct{}{}, err
-		}
-		defer cl.close()
-		if err := librbd.TrashRemove(ctx, cl.io.Pointer(), id, true, p.Report); err != nil {
-			return struct{}{}, failed("purge", id+" of "+c.spec.String(), err)
-		}
-		return struct{}{}, nil
-	}, func(struct{}) {})
-	return err
+	c, cl, _, err := place(ctx, u, "purge")
+	if err != nil {
+		return err
+	}
+	defer cl.close()
+	if err := librbd.TrashRemove(ctx, cl.io.Pointer(), id, true, p.Report); err != nil {
+		return failed("purge", id+" of "+c.spec.String(), err)
+	}
+	return nil
 }

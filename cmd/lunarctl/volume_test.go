@@ -3,10 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	api "github.com/lunar-iscsi/lunar/admin/api/lunar/v1"
 	"github.com/lunar-iscsi/lunar/backstore"
 )
 
@@ -155,6 +159,59 @@ func TestVolumeFailures(t *testing.T) {
 		r.engine.Fail("flatten", &backstore.Error{Class: class, Op: "flatten", Cause: context.DeadlineExceeded})
 		if status, _, errOut := r.run("", "clone", "flatten", "fake:a"); status != want || !strings.Contains(errOut, class.String()) {
 			t.Errorf("%v: exits with %d, want %d: %s", class, status, want, errOut)
+		}
+	}
+}
+
+// TestVolumeCompletion: the volumes of LUNs, snapshots, deleted volumes, and the beginnings of URIs are completed.
+func TestVolumeCompletion(t *testing.T) {
+	r := newRig(t)
+	r.ok("volume create fake:a 1M")
+	r.ok("snapshot create fake:a before")
+	r.ok("volume create fake:b 1M")
+	r.ok("volume delete fake:b")
+	r.ok("target add " + disk + " --lun 3=fake:a")
+	for line, want := range map[string]string{
+		"snapshot create ": "fake:a\tLUN 3 of " + disk, "snapshot delete fake:a ": "before\t", "snapshot rollback fake:a ": "before\t", "clone create fake:a fake:c --snapshot ": "before\t",
+		"volume create ": "fake:\tfake:NAME", "volume restore fake: ": "id1\tb, 1 MiB", "volume purge fake: ": "id1\tb", "volume delete ": "fake:a\t",
+	} {
+		_, out, _ := r.run("", append([]string{"__complete"}, append(strings.Fields(line), "")...)...)
+		if !strings.Contains("\n"+out, "\n"+want) || strings.Contains(out, ":0\n") {
+			t.Errorf("%s: %q, want %q", line, out, want)
+		}
+	}
+}
+
+// TestVolumeJSON: for programs there is one JSON value, with numbers, and options whole.
+func TestVolumeJSON(t *testing.T) {
+	r := newRig(t)
+	for _, c := range []struct{ line, want string }{
+		{"volume create fake:a?secret=x 1M", `"existed": false`}, {"volume list fake:", `"size": 1048576`}, {"volume show fake:a", `"used": null`}, {"snapshot create fake:a s", `"missing": false`},
+		{"snapshot list fake:a", `"clones": 0`}, {"clone create fake:a fake:b --snapshot s", `"parent": "a@s"`}, {"volume delete fake:b", `"done"`}, {"volume trash fake:", `"id": "id1"`},
+		{"volume restore fake: id1", `"uri": "fake:b"`}, {"volume resize fake:b 2M", `"size": 2097152`}, {"store list", `"can": [`},
+	} {
+		if out := r.ok(c.line + " --json"); !strings.Contains(out, c.want) || !json.Valid([]byte(out)) {
+			t.Errorf("%s: %s", c.line, out)
+		}
+	}
+}
+
+// TestProgressLines: where nobody watches, a line tells how far it is, not more often than it should.
+func TestProgressLines(t *testing.T) {
+	var errOut bytes.Buffer
+	cmd := &cobra.Command{}
+	cmd.SetErr(&errOut)
+	f := &far{cmd: cmd, what: "cloning x", lines: true, told: time.Now().Add(-2 * progressLines)}
+	for i := range int64(3) {
+		f.tell(&api.VolumeProgress{Done: 25 + i, Total: 100})
+	}
+	if errOut.String() != "cloning x: 25 %\n" {
+		t.Errorf("%q", errOut.String())
+	}
+	for want, p := range map[string]*api.VolumeProgress{"": {Done: 7}, "[#####...............] 25 %": {Done: 1, Total: 4}, "[####################] 100 %": {Done: 9, Total: 4}, "[....................] 0 %": {Done: -1, Total: 4}} {
+		f.told = time.Now()
+		if f.tell(p); f.String() != want {
+			t.Errorf("%v is %q", p, f)
 		}
 	}
 }

@@ -66,6 +66,28 @@ func (c *CA) Issue(t testing.TB, name string, until time.Time) Pair {
 	return p
 }
 
+// Folder makes a folder as nbdkit, QEMU and libnbd want it: ca-cert.pem, and the certificate and key of a server and of a client.
+func (c *CA) Folder(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	put := func(name, from string) {
+		b, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("ca-cert.pem", c.File)
+	for _, name := range []string{"server", "client"} {
+		p := c.Issue(t, "folder-"+name, time.Now().Add(time.Hour))
+		put(name+"-cert.pem", p.Cert)
+		put(name+"-key.pem", p.Key)
+	}
+	return dir
+}
+
 func template(t testing.TB, name string) *x509.Certificate {
 	n, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {

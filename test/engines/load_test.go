@@ -35,6 +35,7 @@ var lun1 = sam.NewLUN(1)
 type load struct {
 	h     *history.History
 	fails bool // errors are allowed: a command that fails is taken as not done
+	fua   bool // the disk has it
 
 	ios     atomic.Int64
 	failed  atomic.Int64
@@ -54,13 +55,16 @@ func startLoad(t *testing.T, d *daemon.Daemon, target string, h *history.History
 	l.ctx, l.cancel = context.WithCancel(t.Context())
 	for i := range uint32(workers) {
 		s, err := login(t.Context(), d, target, i+1)
+		if err == nil && i == 0 {
+			l.fua, err = hasFUA(t.Context(), s)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		l.wg.Add(1)
 		go func() {
 			defer l.wg.Done()
-			l.keep(l.work(s, i+1))
+			l.work(s, i+1)
 			s.Close()
 		}()
 	}
@@ -88,10 +92,22 @@ func login(ctx context.Context, d *daemon.Daemon, target string, id uint32) (*in
 	return s, nil
 }
 
-func (l *load) keep(err error) {
-	if err != nil && (l.ctx.Err() == nil || isViolation(err)) {
-		l.once.Do(func() { l.err = err; close(l.broken) })
+// hasFUA asks for the DPOFUA bit of the mode parameter header (SBC-3 §6.5.1).
+func hasFUA(ctx context.Context, s *initiator.Session) (bool, error) {
+	res, err := s.Command(ctx, lun1, []byte{cdb.ModeSense6, 8, 8, 0, 64, 0}, nil, 64)
+	if err == nil {
+		err = res.Err()
 	}
+	if err == nil && len(res.Data) < 4 {
+		err = fmt.Errorf("MODE SENSE(6) of the caching page: %x", res.Data)
+	}
+	return err == nil && res.Data[2]&0x10 != 0, err
+}
+
+// keep takes the first error and ends the load.
+func (l *load) keep(err error) {
+	l.once.Do(func() { l.err = err; close(l.broken) })
+	l.cancel()
 }
 
 func isViolation(err error) bool {
@@ -100,26 +116,20 @@ func isViolation(err error) bool {
 }
 
 // work keeps depth commands in flight until the load is stopped, and then waits for them.
-func (l *load) work(s *initiator.Session, id uint32) error {
-	errs := make(chan error, depth)
+func (l *load) work(s *initiator.Session, id uint32) {
+	var wg sync.WaitGroup
 	for range depth {
-		go func() {
+		wg.Go(func() {
 			r := rand.New(rand.NewPCG(rand.Uint64(), uint64(id)))
 			for l.ctx.Err() == nil {
 				if err := l.command(s, r, id); err != nil {
-					l.cancel()
-					errs <- err
+					l.keep(err)
 					return
 				}
 			}
-			errs <- nil
-		}()
+		})
 	}
-	var err error
-	for range depth {
-		err = errors.Join(err, <-errs)
-	}
-	return err
+	wg.Wait()
 }
 
 // command does one command and takes it into the history.
@@ -130,7 +140,7 @@ func (l *load) command(s *initiator.Session, r *rand.Rand, id uint32) error {
 	var data []byte
 	code, flags, in := byte(cdb.Read10), byte(0), int(n*blockSize)
 	if r.IntN(2) == 0 {
-		fua := r.IntN(8) == 0
+		fua := l.fua && r.IntN(8) == 0
 		if fua {
 			flags = 0x08
 		}

@@ -11,7 +11,7 @@ import (
 
 // longEngines are those of `make e2e` alone.
 func longEngines() []Engine {
-	return []Engine{qsdEngine("raw"), qsdEngine("qcow2"), rbdEngine(), bluestoreEngine(), qsdRBDEngine()}
+	return []Engine{qsdEngine("raw", false), qsdEngine("qcow2", false), qsdEngine("raw", true), rbdEngine(), bluestoreEngine(), qsdRBDEngine(), longhornEngine()}
 }
 
 func longSuites() []suite {

@@ -6,44 +6,58 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lunar-iscsi/lunar/test/certs"
 	"github.com/lunar-iscsi/lunar/test/libiscsi"
 	"github.com/lunar-iscsi/lunar/test/qsd"
 )
 
 // A qsdInstance is a qemu-storage-daemon a volume.
 type qsdInstance struct {
-	format  string                 // raw or qcow2
-	servers map[string]*qsd.Server // by URI
+	format string // raw or qcow2
+	certs  string // for TLS; empty without
+	by     map[string]*qsd.Server
 }
 
-func qsdEngine(format string) Engine {
-	e := Engine{Name: "qsd-" + format, Libiscsi: libiscsi.Undefined, Start: func(*testing.T) Instance {
-		return &qsdInstance{format: format, servers: map[string]*qsd.Server{}}
+// qsdEngine is qemu-storage-daemon with images of a format, over TLS or not.
+func qsdEngine(format string, tls bool) Engine {
+	name := "qsd-" + format
+	if tls {
+		name += "-tls"
+	}
+	e := Engine{Name: name, Libiscsi: libiscsi.Undefined, Start: func(t *testing.T) Instance {
+		q := &qsdInstance{format: format, by: map[string]*qsd.Server{}}
+		if tls {
+			q.certs = certs.New(t, "engines-ca").Folder(t)
+		}
+		return q
 	}}
 	if format == "qcow2" {
-		e.Fixed = "growing takes the export away for a moment, and a qcow2 that comes back may have lost what was not flushed"
+		e.Fixed = "QEMU resizes no node that is exported, and a server that ends its connections may have lost what was not flushed"
 	}
 	return e
 }
 
 func (q *qsdInstance) Volume(t *testing.T, size int64) string {
 	t.Helper()
-	s := qsd.Start(t, qsd.Config{Disks: []qsd.Disk{{Name: "disk", Driver: q.format, File: qsd.Image(t, q.format, size)}}})
+	s := qsd.Start(t, qsd.Config{TLS: q.certs, Disks: []qsd.Disk{{Name: "disk", Driver: q.format, File: qsd.Image(t, q.format, size)}}})
 	uri := s.URI("disk")
 	if q.format == "raw" {
 		uri += "&restart=safe" // what it acknowledged is in the kernel's page cache
 	}
-	q.servers[uri] = s
+	if q.certs != "" {
+		uri += "&tls-certificates=" + q.certs
+	}
+	q.by[uri] = s
 	return uri
 }
 
 func (q *qsdInstance) Grow(t *testing.T, uri string, size int64) {
 	t.Helper()
-	q.servers[uri].Resize(t, "disk", size)
+	q.by[uri].Resize(t, "disk", size)
 }
 
 func (q *qsdInstance) Faults(uri string) []Fault {
-	s := q.servers[uri]
+	s := q.by[uri]
 	f := []Fault{{Name: "silent for 30 s", For: 30 * time.Second, Silent: true,
 		Break: func(t *testing.T) { s.Freeze(t) }, Heal: func(t *testing.T) { s.Thaw(t) }}}
 	if q.format == "raw" {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -24,7 +25,8 @@ const (
 	watchTimeout = 30 * time.Second
 	// takenWithin is the goal for a take-over, from the end of the one to a write of the other.
 	takenWithin = 3 * time.Second
-	late        = 8 // writes that reach a frozen lunard
+	ownerKey    = "lunar.owner" // of an image's metadata: which process has it open
+	late        = 8             // writes that reach a frozen lunard
 )
 
 // TestTakeOver: a lunard that has an image dies, or freezes, and another one serves the image on.
@@ -38,6 +40,17 @@ func TestTakeOver(t *testing.T) {
 		t.Logf("without the fence: %v from the kill to a write", took.Round(10*time.Millisecond))
 		if took < watchTimeout/2 {
 			t.Errorf("a write after %v: who had the image was not waited for", took)
+		}
+		p.goOn(t)
+	})
+	t.Run("killed, on the same machine", func(t *testing.T) {
+		p := newPair(t, in)
+		p.neighbours(t)
+		p.crash(t)
+		took := p.landed(t, 3*watchTimeout)
+		t.Logf("without the fence, on one machine: %v from the kill to a write", took.Round(10*time.Millisecond))
+		if took > watchTimeout/2 {
+			t.Errorf("a write after %v: that the process was gone could be seen", took)
 		}
 		p.goOn(t)
 	})
@@ -72,6 +85,8 @@ func TestTakeOver(t *testing.T) {
 
 // A pair is two lunards with one volume: the first has it open, the second waits for it.
 type pair struct {
+	in            *rbdInstance
+	image, owner  string // the image, and what it says of who has it open
 	first, second *daemon.Daemon
 	socket        string // of the second's administrators
 	h             *history.History
@@ -89,13 +104,25 @@ func newPair(t *testing.T, in *rbdInstance) *pair {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	export := daemon.Export(disk, in.Volume(t, 64<<20))
-	p := &pair{socket: "unix:" + filepath.Join(dir, "admin"), h: newHistory()}
+	daemon.Lunarctl(t) // built before anything is timed
+	uri := in.Volume(t, 64<<20)
+	export := daemon.Export(disk, uri)
+	p := &pair{in: in, image: imageOf(uri), socket: "unix:" + filepath.Join(dir, "admin"), h: newHistory()}
 	p.first = rbdLunard(t, "127.0.0.1:0", export)
 	p.second = rbdLunard(t, "127.0.0.1:0", "--listen-admin="+p.socket, export+"&away=offline")
 	p.load = startLoad(t, p.first, disk, p.h, true)
 	p.load.progress(t, 200, healing)
+	// Without what the first has left in the image of itself, the second takes it for a process of another machine.
+	p.owner, err = in.c.RBD("image-meta", "get", p.image, ownerKey)
+	done(t, err)
+	done(t, in.rbd("image-meta", "remove", p.image, ownerKey))
 	return p
+}
+
+// neighbours has the second see that the first is a process of its own machine.
+func (p *pair) neighbours(t *testing.T) {
+	t.Helper()
+	done(t, p.in.rbd("image-meta", "set", p.image, ownerKey, strings.TrimSpace(p.owner)))
 }
 
 // crash kills the first under load.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -145,7 +146,15 @@ func (e *Engine) StartController() {
 	if e.Path != "" {
 		cmd.Env = append(cmd.Env, "PATH="+e.Path+":"+os.Getenv("PATH"))
 	}
-	isolate(cmd, e.run())
+	if strings.HasPrefix(e.Frontend, "tgt-") {
+		root := filepath.Join(e.dir, "root")
+		if err := os.MkdirAll(root, 0o700); err != nil {
+			e.t.Fatal(err)
+		}
+		inside(cmd, hosted, e.run(), root)
+	} else {
+		isolate(cmd, e.run())
+	}
 	e.control = start(e.t, cmd)
 	if e.Frontend != "-" {
 		e.control.wait("its socket is there", func() bool { return dials("unix", e.Socket()) })
@@ -167,6 +176,17 @@ func (e *Engine) Restart() {
 		}
 	}
 	e.StartController()
+}
+
+// StopController ends the controller as Longhorn does (SIGTERM), which shuts its frontend down.
+func (e *Engine) StopController() {
+	e.t.Helper()
+	e.Signal(syscall.SIGTERM)
+	select {
+	case <-e.control.done:
+	case <-time.After(limit):
+		e.t.Fatalf("the controller does not end:\n%s", e.control.log())
+	}
 }
 
 // Signal sends a signal to the controller: SIGSTOP freezes it, SIGCONT lets it go on.
@@ -264,10 +284,24 @@ func find(t testing.TB) *deps.Tool {
 	return tool
 }
 
+// private makes what is mounted from here on the process's own.
+const private = `mount --make-rprivate / && mount --bind "$1" "$(readlink -f /var/run)" && shift && `
+
+// hosted makes a root of its own besides, in which /host/proc is /proc: that is where a frontend for tgt looks for the host.
+const hosted = private + `root=$1 && shift && mount -t tmpfs none "$root" && mkdir -p "$root/host/proc" && for d in /* /.[a-z]*; do
+	if [ -L "$d" ]; then cp -P "$d" "$root$d"
+	elif [ -d "$d" ]; then mkdir "$root$d" && mount --rbind "$d" "$root$d"
+	fi || exit
+done && mount --rbind /proc "$root/host/proc" && exec chroot "$root" "$@"`
+
+// Isolate has cmd run where /var/run is the engine's: a target for its frontend.
+func (e *Engine) Isolate(cmd *exec.Cmd) { isolate(cmd, e.run()) }
+
 // isolate has cmd run where /var/run is the folder dir. The mount is made by a shell that then becomes the program.
-func isolate(cmd *exec.Cmd, dir string) {
-	const script = `mount --make-rprivate / && mount --bind "$1" "$(readlink -f /var/run)" && shift && exec "$@"`
-	cmd.Args = append([]string{"sh", "-c", script, "sh", dir, cmd.Path}, cmd.Args[1:]...)
+func isolate(cmd *exec.Cmd, dir string) { inside(cmd, private+`exec "$@"`, dir) }
+
+func inside(cmd *exec.Cmd, script string, args ...string) {
+	cmd.Args = slices.Concat([]string{"sh", "-c", script, "sh"}, args, []string{cmd.Path}, cmd.Args[1:])
 	cmd.Path = "/bin/sh"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWNS}
 	if os.Getuid() != 0 {

@@ -83,6 +83,12 @@ func (s *Server) transfer(c *brpc.Call) error {
 	return nil
 }
 
+// Freeze waits for the I/O that is being carried out and keeps more of it waiting, on every volume, until thaw is called: whoever takes a snapshot does so meanwhile.
+func (s *Server) Freeze() (thaw func()) {
+	s.io.Lock()
+	return s.io.Unlock
+}
+
 // touch reads or writes the file.
 func (s *Server) touch(e *entity, method string, off, size int64, in []byte, fault Fault) (out []byte, ok bool) {
 	s.io.RLock()

@@ -33,6 +33,9 @@ func NewPool(dir string) (*Pool, error) {
 	return &Pool{dir}, nil
 }
 
+// Dir is the folder.
+func (p *Pool) Dir() string { return p.dir }
+
 var errVolumeName = errors.New("want a path that begins with /, without . and .. and without names that begin with a dot")
 
 // Data is the file of a volume's data.

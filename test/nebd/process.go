@@ -122,6 +122,24 @@ func (p *Process) Launch(t testing.TB) {
 // Signal sends a signal; one that ends the server is waited for with Wait.
 func (p *Process) Signal(sig syscall.Signal) { _ = p.cmd.Process.Signal(sig) } // fails only when it has ended
 
+// Freeze stops the process, every thread of it, until thaw is called: no I/O is carried out meanwhile.
+func (p *Process) Freeze() (thaw func()) {
+	p.Signal(syscall.SIGSTOP)
+	tasks := fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid)
+	for running := true; running; {
+		running = false
+		list, _ := filepath.Glob(tasks) // the pattern is good
+		for _, name := range list {
+			stat, err := os.ReadFile(name)
+			// PID (NAME) STATE …; a thread that is gone does nothing any more.
+			if i := bytes.LastIndexByte(stat, ')'); err == nil && i >= 0 && i+2 < len(stat) && !bytes.ContainsRune([]byte("TtZX"), rune(stat[i+2])) {
+				running = true
+			}
+		}
+	}
+	return func() { p.Signal(syscall.SIGCONT) }
+}
+
 // Wait waits until the server has ended.
 func (p *Process) Wait() { <-p.ended }
 

@@ -33,8 +33,8 @@ func longhornConnections(show string) (list [][2]string) {
 	return list
 }
 
-// Longhorn's go-iscsi-helper: a target a volume, made and torn down with many initiators about; a store of its own
-// (bstype longhorn), for which a file stands here.
+// Longhorn's go-iscsi-helper: a target a volume, made and torn down with many initiators about. Its store (bstype longhorn), which
+// Debian's tgtd does not have, is a file here; test/longhorn has a real engine do it to lunard.
 func TestLonghorn(t *testing.T) {
 	each(t, func(p *plant) {
 		const name = "iqn.2019-10.io.longhorn:vol"
@@ -76,7 +76,7 @@ func TestLonghorn(t *testing.T) {
 	})
 }
 
-// A driver that is not built in is refused and leaves nothing behind, not even the LUN's number.
+// A store that the daemon does not have, or whose engine is not there, is refused and leaves nothing behind, not even the LUN's number.
 func TestForeignStores(t *testing.T) {
 	each(t, func(p *plant) {
 		p.do("tgtadm --lld iscsi --op new --mode target --tid 1 -T iqn.2026-01.com.example:foreign")

@@ -282,12 +282,15 @@ func (p *plant) refuse(line, words string) {
 	}
 }
 
-// plain replaces what differs from one plant to the next: its folder and its ports.
+// plain replaces what differs from one plant to the next: its folder, its ports, and which block clusters its daemon was built for.
 func (p *plant) plain(s string) string {
-	return ports.ReplaceAllString(strings.ReplaceAll(s, p.dir, "DIR"), "127.0.0.1:PORT")
+	return clusters.ReplaceAllString(ports.ReplaceAllString(strings.ReplaceAll(s, p.dir, "DIR"), "127.0.0.1:PORT"), "")
 }
 
-var ports = regexp.MustCompile(`127\.0\.0\.1:\d+`)
+var (
+	ports    = regexp.MustCompile(`127\.0\.0\.1:\d+`)
+	clusters = regexp.MustCompile(`(?m)^    (curve|longhorn|rbd)( \(.*\))?\n`) // as --mode system --op show lists them
+)
 
 // file makes a sparse file.
 func (p *plant) file(name string, size int64) string {

@@ -91,7 +91,7 @@ var (
 	// ErrAway: no server has answered.
 	ErrAway = errors.New("no metadata server answers")
 	// ErrUnknown: the call was sent, and whether it was carried out is not known.
-	ErrUnknown = errors.New("the connection was lost before the answer; it may have been carried out")
+	ErrUnknown = errors.New("no answer came; it may have been carried out")
 	// ErrPassword: the call needs root's password.
 	ErrPassword = errors.New("this is for root only, whose password is not given")
 )
@@ -152,6 +152,8 @@ func (c *Client) call(ctx context.Context, method string, message []byte, again 
 			failed = conn
 			var rpc *brpc.Error
 			switch {
+			case ctx.Err() != nil && !again:
+				return nil, fmt.Errorf("%s: %w: %w", method, ErrUnknown, context.Cause(ctx))
 			case ctx.Err() != nil:
 				return nil, context.Cause(ctx)
 			case errors.As(err, &rpc) && !rpc.Stopping() && rpc.Code != brpc.ENoService && rpc.Code != brpc.ENoMethod:

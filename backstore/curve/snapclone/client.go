@@ -145,14 +145,18 @@ func (c *Client) call(ctx context.Context, action string, again bool, params ...
 			}
 			return a, nil
 		}
+		var op *net.OpError
+		sent := !(errors.As(err, &op) && op.Op == "dial")
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			if err = context.Cause(ctx); !again && sent {
+				err = fmt.Errorf("%s: %s: %w: %w", action, address, ErrUnknown, err)
+			}
+			return nil, err
 		}
 		if errors.Is(err, errAnswer) {
 			return nil, fmt.Errorf("%s: %s: %w", action, address, err)
 		}
-		var op *net.OpError
-		if !again && !(errors.As(err, &op) && op.Op == "dial") {
+		if !again && sent {
 			return nil, fmt.Errorf("%s: %s: %w: %w", action, address, ErrUnknown, err)
 		}
 		c.mu.Lock()

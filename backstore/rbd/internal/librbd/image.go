@@ -227,6 +227,9 @@ func TrashRemove(ctx context.Context, ioctx unsafe.Pointer, id string, force boo
 	return watched(ctx, report, func(p *C.struct_lunar_progress) C.int { return C.lunar_trash_remove(C.rados_ioctx_t(ioctx), n, f, p) })
 }
 
+// Shutdown frees a rados_t that never came to be connected; cluster is not used afterwards.
+func Shutdown(cluster unsafe.Pointer) { C.rados_shutdown(C.rados_t(cluster)) }
+
 // Version is librbd's own version, "1.16.0" for Ceph 16.
 func Version() (major, minor, extra int) {
 	var a, b, c C.int

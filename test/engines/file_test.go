@@ -1,0 +1,33 @@
+package engines
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/lunar-iscsi/lunar/test/daemon"
+)
+
+// A fileInstance is a folder.
+type fileInstance struct {
+	dir string
+	n   int
+}
+
+func fileEngine() Engine {
+	return Engine{Name: "file", Start: func(t *testing.T) Instance { return &fileInstance{dir: t.TempDir()} }}
+}
+
+func (f *fileInstance) Volume(t *testing.T, size int64) string {
+	t.Helper()
+	f.n++
+	path := filepath.Join(f.dir, fmt.Sprintf("disk%d", f.n))
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	return daemon.FileURI(path, "")
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"fmt"
 	"slices"
 	"time"
 
@@ -40,8 +41,16 @@ func survives(ctx context.Context, l *spec.LUN, err error, loading bool) bool {
 type retry struct {
 	tries int
 	next  time.Time
-	busy  bool // it is being tried
+	try   *try // that is under way; nil: none
+	held  bool // nobody tries: an administrator has it opened
 	never bool // it is not: whoever has shut us out is to keep it
+}
+
+// A try is a volume being tried again.
+type try struct {
+	stopped context.Context // ended when the try is to end
+	stop    context.CancelFunc
+	ended   chan struct{} // closed when it has
 }
 
 // prepareFaulty makes a LUN whose volume could not be opened: a disk without a store, which is tried again.
@@ -95,7 +104,7 @@ func (m *Manager) retryVolumes() {
 	defer m.work.Done()
 	ctx, cancel := context.WithCancel(WithCaller(context.Background(), Caller{Face: "retry", UID: -1}))
 	defer cancel()
-	tick := time.NewTicker(m.cfg.RetryVolumes)
+	tick := time.NewTicker(max(m.cfg.RetryVolumes/2, time.Millisecond))
 	defer tick.Stop()
 	room := make(chan struct{}, m.cfg.MaxOpening)
 	for {
@@ -122,7 +131,7 @@ func (m *Manager) dueVolumes(now time.Time, most int) (list []*disk) {
 	defer m.mu.Unlock()
 	for _, e := range m.byTID {
 		for lun, r := range e.retries {
-			if e.spec != nil && !r.busy && !r.never && !r.next.After(now) {
+			if e.spec != nil && r.try == nil && !r.held && !r.never && !r.next.After(now) {
 				list = append(list, &disk{e: e, lun: lun, faulty: true})
 			}
 		}
@@ -132,25 +141,62 @@ func (m *Manager) dueVolumes(now time.Time, most int) (list []*disk) {
 	})
 	list = list[:min(len(list), most)]
 	for _, d := range list {
-		d.e.retries[d.lun].busy = true
+		d.try = &try{ended: make(chan struct{})}
+		d.try.stopped, d.try.stop = context.WithCancel(context.Background())
+		d.e.retries[d.lun].try = d.try
 	}
 	return list
 }
 
 // retryVolume tries one.
 func (m *Manager) retryVolume(ctx context.Context, d *disk) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.try.stopped, cancel)()
 	err := m.reopen(ctx, d)
 	m.mu.Lock()
-	if r := d.e.retries[d.lun]; r != nil {
-		r.busy = false
+	if r := d.e.retries[d.lun]; r != nil && r.try == d.try {
+		r.try = nil
 	}
 	m.mu.Unlock()
+	d.try.stop()
+	close(d.try.ended)
 	if err != nil {
 		m.log.Debug("a volume still cannot be opened", "target", d.e.name, "lun", d.lun, "error", err)
 		return
 	}
 	m.log.Info("a volume could be opened after all", "target", d.e.name, "lun", d.lun)
 	m.hub.publish(Event{Time: time.Now(), Kind: LUNChanged, Target: d.e.name, LUN: int(d.lun), Detail: "its volume could be opened", Caller: CallerOf(ctx).String()})
+}
+
+// holdRetries has nobody else try the volume of a LUN until goOn is called, and ends a try that is under way: two openings at once would find each other in
+// the way, or shut each other out.
+func (m *Manager) holdRetries(ctx context.Context, e *entry, lun uint16) (goOn func(), err error) {
+	m.mu.Lock()
+	r := e.retries[lun]
+	var t *try
+	if r != nil {
+		r.held, t = true, r.try
+	}
+	m.mu.Unlock()
+	goOn = func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if r != nil {
+			r.held = false
+		}
+	}
+	if t == nil {
+		return goOn, nil
+	}
+	t.stop()
+	select {
+	case <-t.ended:
+		return goOn, nil
+	case <-ctx.Done():
+		goOn()
+		return nil, &Error{Code: OpenFailed, Err: fmt.Errorf("target %s LUN %d: its volume is being opened, and that does not end: %w", e.name, lun, context.Cause(ctx)), Hint: "try again later"}
+	}
 }
 
 // reopen opens the volume of a LUN that is there without it. What can take long, it does without the turn.
@@ -167,6 +213,7 @@ func (m *Manager) reopen(ctx context.Context, d *disk) error {
 			}
 			return err
 		}
+		defer m.release(d) // it is open until then, and the LUN does not have it yet
 	}
 	ctx, stop := context.WithTimeout(ctx, m.cfg.CallTimeout)
 	defer stop()
@@ -202,7 +249,7 @@ func (m *Manager) awayLUN(e *entry, lun uint16) (*spec.LUN, error) {
 	return &l, nil
 }
 
-// openBeside opens the volume of d, which is entered among those who have it meanwhile.
+// openBeside opens the volume of d, and enters d among those who have it.
 func (m *Manager) openBeside(ctx context.Context, d *disk, l *spec.LUN) (backstore.Store, error) {
 	u, err := backstore.ParseURI(l.Volume)
 	if err != nil {
@@ -212,8 +259,11 @@ func (m *Manager) openBeside(ctx context.Context, d *disk, l *spec.LUN) (backsto
 	if _, err := m.claim(d); err != nil {
 		return nil, err
 	}
-	defer m.release(d)
-	return m.openVolume(ctx, u, d, l, false)
+	st, err := m.openVolume(ctx, u, d, l, false)
+	if err != nil {
+		m.release(d)
+	}
+	return st, err
 }
 
 // opened reports whether another LUN has the volume open.

@@ -247,6 +247,37 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
+// A take-over while the volume is being tried again ends that: the two would be in each other's way.
+func TestTakeOverEndsRetry(t *testing.T) {
+	g := &engine{down: backstore.ClassOffline}
+	r := engineRig(t, g, nil, TakesOver)
+	a := Ref{Name: iqn + "a"}
+	_, err := r.AddTarget(r.ctx(), spec.Target{Name: iqn + "a", Access: everybody()})
+	r.ok(err)
+	_, err = r.AddLUN(r.ctx(), a, spec.LUN{Number: 1, Volume: "engine:one", Away: spec.AwayOffline}, false)
+	r.ok(err)
+	gate, opening := make(chan struct{}), make(chan string, 2)
+	g.set(func(g *engine) { g.down, g.taken, g.gate, g.opening = 0, true, gate, opening })
+	tried := make(chan struct{})
+	go func() {
+		defer close(tried)
+		r.retryAll()
+	}()
+	<-opening
+	g.set(func(g *engine) { g.gate, g.most = nil, 0 })
+	r.ok(r.TakeOverLUN(r.ctx(), a, 1))
+	close(gate) // too late for the retry
+	<-tried
+	g.set(func(g *engine) {
+		if g.most != 1 || g.open != 1 || g.fences != 1 {
+			t.Errorf("%d openings at once, %d stores open, %d taken over", g.most, g.open, g.fences)
+		}
+	})
+	if r.faultOf(1) != "" || !r.liveLUN(1).Online {
+		t.Errorf("fault %q, live %+v", r.faultOf(1), r.liveLUN(1))
+	}
+}
+
 // What cannot be taken over is refused with the reason.
 func TestTakeOverRefused(t *testing.T) {
 	g := &engine{taken: true}

@@ -18,6 +18,8 @@ type engine struct {
 	opening chan string     // told of each opening, where there is one
 	open    int             // stores that are open
 	fences  int
+	begun   int  // openings under way
+	most    int  // of them at once
 	shutOut bool // its stores answer that somebody else has taken over
 }
 
@@ -40,7 +42,10 @@ func (g *engine) registry(traits ...string) *backstore.Registry {
 func (g *engine) openVolume(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
 	g.mu.Lock()
 	gate, opening := g.gate, g.opening
+	g.begun++
+	g.most = max(g.most, g.begun)
 	g.mu.Unlock()
+	defer g.set(func(g *engine) { g.begun-- })
 	if opening != nil {
 		opening <- u.Path
 	}

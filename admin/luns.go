@@ -274,6 +274,13 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 			stay()
 		}
 	}()
+	if how.opened == nil {
+		goOn, err := m.holdRetries(ctx, e, cur.Number)
+		if err != nil {
+			return err
+		}
+		defer goOn()
+	}
 	d := &disk{e: e, lun: next.Number, identity: next.Identity}
 	st := how.opened
 	if next.Volume != "" {

@@ -27,6 +27,7 @@ type disk struct {
 	// unit is the one of those with the same logical unit that has opened the volume; nil: there is no volume. Set by claim, then read-only.
 	unit  *disk
 	store backstore.Store // the open volume, of the one that opened it; nil: there is none. Set before there is.
+	try   *try            // of a LUN that is there without its volume, while that is tried again; set before it is
 	// Guarded by Manager.mu.
 	there  bool // the logical unit is there; false: it comes, or goes
 	going  bool // its store is about to be closed: nothing more is begun with that

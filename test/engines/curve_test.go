@@ -57,7 +57,7 @@ func (c *curveInstance) Volume(t *testing.T, size int64) string {
 }
 
 // Beside is another volume of the same owner.
-func (c *curveInstance) Beside(uri, name string) string {
+func (c *curveInstance) Beside(_ *testing.T, uri, name string) string {
 	volume, options, _ := strings.Cut(uri, "_user_?")
 	return volume + "-" + name + "_user_?" + options
 }

@@ -39,7 +39,8 @@ func curveEngine() Engine {
 	}}
 }
 
-// fullyProvisioned: space is given back only by request (discard=on), since on a volume that several hosts write it costs data.
+// fullyProvisioned: space is given back only by request (discard=on), since on a volume of Curve that several hosts write it costs data, and
+// gotgt's file store takes the request and does nothing.
 const fullyProvisioned = `
 skip SCSI.CompareAndWrite.InvalidDataOutSize no UNMAP
 skip SCSI.GetLBAStatus.UnmapSingle no UNMAP

@@ -55,6 +55,16 @@ func (l *longhornInstance) Faults(uri string) []Fault {
 	e := l.by[uri]
 	pair := []int{0, 1} // the replicas; it is the first that is broken
 	replace := func(k int) { pair[k] = e.Rebuild(pair[k]) }
+	// anew starts the engine anew. It goes on with the replica that had written most, and has the other rebuilt.
+	anew := func() {
+		e.Restart()
+		for k, i := range pair {
+			if e.Mode(i) == "ERR" {
+				e.KillReplica(i)
+				replace(k)
+			}
+		}
+	}
 	return []Fault{
 		{Name: "a replica killed", For: 3 * time.Second, Break: func(*testing.T) { e.KillReplica(pair[0]) }, Heal: func(*testing.T) { replace(0) }},
 		// The engine gives it up after 8 s; until then whatever it has a part in waits.
@@ -62,7 +72,7 @@ func (l *longhornInstance) Faults(uri string) []Fault {
 			Break: func(*testing.T) { e.SignalReplica(pair[0], syscall.SIGSTOP) },
 			Heal:  func(*testing.T) { e.WaitMode(pair[0], "ERR"); e.KillReplica(pair[0]); replace(0) }},
 		{Name: "the controller killed", For: 3 * time.Second, Silent: true,
-			Break: func(*testing.T) { e.KillController() }, Heal: func(*testing.T) { e.Restart() }},
+			Break: func(*testing.T) { e.KillController() }, Heal: func(*testing.T) { anew() }},
 		{Name: "the controller silent for 30 s", For: 30 * time.Second, Silent: true,
 			Break: func(*testing.T) { e.Signal(syscall.SIGSTOP) },
 			Heal: func(t *testing.T) {
@@ -72,7 +82,7 @@ func (l *longhornInstance) Faults(uri string) []Fault {
 				}
 				if len(lost) == len(pair) { // as Longhorn does
 					e.KillController()
-					e.Restart()
+					anew()
 					return
 				}
 				for k, i := range pair {
@@ -89,7 +99,7 @@ func (l *longhornInstance) Faults(uri string) []Fault {
 				e.StartReplica(pair[0])
 				e.StartReplica(pair[1])
 				e.KillController()
-				e.Restart()
+				anew()
 			}},
 	}
 }

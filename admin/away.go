@@ -104,7 +104,7 @@ func (m *Manager) retryVolumes() {
 	defer m.work.Done()
 	ctx, cancel := context.WithCancel(WithCaller(context.Background(), Caller{Face: "retry", UID: -1}))
 	defer cancel()
-	tick := time.NewTicker(m.cfg.RetryVolumes)
+	tick := time.NewTicker(max(m.cfg.RetryVolumes/2, time.Millisecond))
 	defer tick.Stop()
 	room := make(chan struct{}, m.cfg.MaxOpening)
 	for {
@@ -213,6 +213,7 @@ func (m *Manager) reopen(ctx context.Context, d *disk) error {
 			}
 			return err
 		}
+		defer m.release(d) // it is open until then, and the LUN does not have it yet
 	}
 	ctx, stop := context.WithTimeout(ctx, m.cfg.CallTimeout)
 	defer stop()
@@ -248,7 +249,7 @@ func (m *Manager) awayLUN(e *entry, lun uint16) (*spec.LUN, error) {
 	return &l, nil
 }
 
-// openBeside opens the volume of d, which is entered among those who have it meanwhile.
+// openBeside opens the volume of d, and enters d among those who have it.
 func (m *Manager) openBeside(ctx context.Context, d *disk, l *spec.LUN) (backstore.Store, error) {
 	u, err := backstore.ParseURI(l.Volume)
 	if err != nil {
@@ -258,8 +259,11 @@ func (m *Manager) openBeside(ctx context.Context, d *disk, l *spec.LUN) (backsto
 	if _, err := m.claim(d); err != nil {
 		return nil, err
 	}
-	defer m.release(d)
-	return m.openVolume(ctx, u, d, l, false)
+	st, err := m.openVolume(ctx, u, d, l, false)
+	if err != nil {
+		m.release(d)
+	}
+	return st, err
 }
 
 // opened reports whether another LUN has the volume open.

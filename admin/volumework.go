@@ -129,9 +129,6 @@ func (m *Manager) enterLocked(w *volumeWork, store bool) error {
 	}
 	if store {
 		for _, d := range m.volumes[w.holds[0].key] {
-			if d.faulty {
-				continue
-			}
 			if !d.there || d.going {
 				return &Error{Code: VolumeBusy, Text: fmt.Sprintf("%s: it is being opened or closed for %s", w.holds[0].n, d), Hint: "try again"}
 			}
@@ -179,8 +176,8 @@ func (m *Manager) volumeWork(ctx context.Context, w *volumeWork, store bool, p b
 	go func() {
 		defer close(w.ended)
 		err := m.guarded(func() error { return do(ctx, st, g.report) })
-		m.leave(w) // before anybody hears of it, and goes on with the next
 		m.giveBack(ctx, w)
+		m.leave(w) // before anybody hears of it, and goes on with the next
 		result <- err
 	}()
 	err := m.outcome(ctx, result)

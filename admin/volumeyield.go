@@ -84,6 +84,12 @@ func (m *Manager) yield(ctx context.Context, w *volumeWork, d *disk) error {
 
 // giveBack opens the volumes anew that were closed for w.
 func (m *Manager) giveBack(ctx context.Context, w *volumeWork) {
+	if len(w.yielded) == 0 {
+		return
+	}
+	m.mu.Lock()
+	w.holds[0].hold, w.holds[0].shut = changing, false // LUNs may have it again, and nothing else comes between
+	m.mu.Unlock()
 	for _, d := range w.yielded {
 		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.CallTimeout)
 		err := m.reopen(ctx, &disk{e: d.e, lun: d.lun, faulty: true})

@@ -186,8 +186,8 @@ func TestTimeoutError(t *testing.T) {
 		t.Fatal("the late write undid the later one")
 	}
 	r.lookLater(0)
-	if d := r.lateness(1); d.InDoubt != 0 || d.Late.Waiting != 0 {
-		t.Fatalf("in doubt %d, %+v", d.InDoubt, d.Late)
+	if d := r.lateness(1); d.InDoubt != 0 || d.Late.Waiting != 0 || d.Errors["2/04/01"] != 4 || d.Queued != 0 {
+		t.Fatalf("in doubt %d, %+v, %v, %d queued: what was answered is not to end again", d.InDoubt, d.Late, d.Errors, d.Queued)
 	}
 }
 

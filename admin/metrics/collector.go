@@ -152,7 +152,7 @@ func (s *scrape) target(t *admin.TargetState) {
 	s.count(targetSent, l.Commands.BytesOut, name)
 	s.count(targetAbsent, l.Absent.Others+l.Absent.Reads+l.Absent.ReadsFailed+l.Absent.Writes+l.Absent.WritesFailed, name)
 	for i := range l.LUNs {
-		s.lun(name, &l.LUNs[i])
+		s.lun(name, &l.LUNs[i], t.Faults[l.LUNs[i].LUN] != "")
 	}
 	for i := range l.Sessions {
 		if s.shown == s.c.max {
@@ -164,7 +164,7 @@ func (s *scrape) target(t *admin.TargetState) {
 	}
 }
 
-func (s *scrape) lun(name string, l *target.LUNInfo) {
+func (s *scrape) lun(name string, l *target.LUNInfo, away bool) {
 	num := strconv.Itoa(int(l.LUN))
 	kind, naa := "disk", ""
 	if l.Controller {
@@ -183,6 +183,7 @@ func (s *scrape) lun(name string, l *target.LUNInfo) {
 	s.put(lunSize, float64(l.Size), name, num)
 	s.flag(lunOnline, l.Online, name, num)
 	s.flag(lunFailed, l.Failed, name, num)
+	s.flag(lunAway, away, name, num)
 	s.flag(lunFenced, l.Fenced, name, num)
 	s.put(lunWaiting, float64(l.Late.Waiting), name, num)
 	s.put(lunOldest, l.Late.Oldest.Seconds(), name, num)

@@ -63,6 +63,7 @@ const (
 	lunOldest
 	lunTimeouts
 	lunInDoubt
+	lunAway
 	lunFenced
 	lunErrors
 	lunDuration
@@ -137,6 +138,7 @@ var table = [metricCount]metric{
 	lunOldest:   {"lun_waiting_longest_seconds", gauge, false, ofLUN, "How long the first of them has waited."},
 	lunTimeouts: {"lun_timeouts_total", counter, false, []string{"target", "lun", "answered"}, "Commands that have waited for the volume for longer than the LUN's timeout: answered yes, NOT READY for it (on-timeout: error); no, left waiting."},
 	lunInDoubt:  {"lun_in_doubt_commands", gauge, false, ofLUN, "Commands that were aborted or answered, and that the volume has not ended."},
+	lunAway:     {"lun_away", gauge, false, ofLUN, "1: the volume could not be opened, and the LUN is there without it."},
 	lunFenced:   {"lun_fenced", gauge, false, ofLUN, "1: somebody else has taken the volume over, and every command that needs it is answered NOT READY."},
 	lunErrors:   {"lun_errors_total", counter, false, []string{"target", "lun", "sense"}, "Commands that ended with another status than GOOD, by sense key, additional sense code and qualifier in hex (5/24/00), or by status where there is no sense; TASK ABORTED: answered so, or aborted without an answer."},
 	lunDuration: {"lun_command_duration_seconds", gauge, true, []string{"target", "lun", "op"}, "Time of reads and writes from their arrival to their status."},

@@ -47,7 +47,7 @@ func sendBare(c *conn) {
 }
 
 // The numbers of the first requests of a new store: count<<12 | slot.
-const firstSeq, secondSeq, thirdSeq = 1<<slotBits | 0, 2<<slotBits | 1, 3<<slotBits | 2
+const firstSeq, secondSeq, thirdSeq = 1 << slotBits, 2<<slotBits | 1, 3<<slotBits | 2
 
 func cat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 

@@ -299,7 +299,7 @@ func (c *config) empty(ctx context.Context, op string, list []rpc.Replica) error
 		}
 		for file, d := range ch.Disks {
 			if _, is := snapName(file); is || d.Size > 0 {
-				return opError(op, backstore.ClassBusy, "%s is not empty: its replica at %s has %s with %d bytes", c.shown(), r.Address, file, d.Size)
+				return opError(op, backstore.ClassUnsupported, "a clone wants a volume that was never written, and %s is not empty: its replica at %s has %s with %d bytes", c.shown(), r.Address, file, d.Size)
 			}
 		}
 	}

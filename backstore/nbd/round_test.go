@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"net"
 	"testing"
@@ -9,11 +10,12 @@ import (
 )
 
 // echo serves an export of zeroes without allocating: it answers all requests of one read with one write.
-func echo(nc net.Conn) {
-	c := &srvConn{Conn: nc, raw: nc, s: &server{flags: allFlags, blocks: true, min: 1, noAlloc: true, data: make([]byte, 64<<20)}}
+func echo(nc net.Conn, secure *tls.Config) {
+	c := &srvConn{Conn: nc, raw: nc, s: &server{tls: secure, flags: allFlags, blocks: true, min: 1, noAlloc: true, data: make([]byte, 64<<20)}}
 	if _, err := c.handshake(); err != nil {
 		return
 	}
+	nc = c.Conn
 	in, out := make([]byte, 4<<20), make([]byte, 8<<20)
 	have := 0
 	for {
@@ -57,7 +59,10 @@ func echo(nc net.Conn) {
 }
 
 // echoServer listens on a unix socket and serves one connection with echo.
-func echoServer(t testing.TB) (uri string) {
+func echoServer(t testing.TB) (uri string) { return echoOver(t, nil, "nbd") }
+
+// echoOver is echoServer with TLS or without.
+func echoOver(t testing.TB, secure *tls.Config, scheme string) (uri string) {
 	l, err := net.Listen("unix", t.TempDir()+"/s")
 	if err != nil {
 		t.Fatal(err)
@@ -69,14 +74,14 @@ func echoServer(t testing.TB) (uri string) {
 		if err != nil {
 			return
 		}
-		echo(nc)
+		echo(nc, secure)
 		_ = nc.Close()
 	}()
 	t.Cleanup(func() {
 		_ = l.Close()
 		<-end
 	})
-	return "nbd+unix:///disk?socket=" + l.Addr().String()
+	return scheme + "+unix:///disk?socket=" + l.Addr().String()
 }
 
 // A round submits a batch and waits for its end, without allocating itself.

@@ -128,8 +128,11 @@ func (t *tunnel) down() {
 	}
 }
 
-// stop ends the tunnel soon, when the store has closed its end.
-func (t *tunnel) stop() { _ = t.nc.SetDeadline(time.Now().Add(linger)) } // fails only once it is closed
+// stop ends the tunnel within linger, when the store has closed its end: what is on its way may still go out.
+func (t *tunnel) stop() {
+	// Not by a deadline alone: to say good-bye TLS sets a longer one of its own.
+	time.AfterFunc(linger, func() { _ = t.nc.Close() }) // fails when it is closed already, as it mostly is
+}
 
 // cause is why the tunnel ended, if it did, else err.
 func (t *tunnel) cause(err error) error {

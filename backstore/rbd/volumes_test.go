@@ -252,6 +252,51 @@ func snapshotsAndClones(t *testing.T, c *testCluster, second bool) {
 	}
 }
 
+// Flattening stops when its context ends, leaves a clone that is whole, and can be begun again.
+func TestFlattenIsBrokenOff(t *testing.T) {
+	c := start(t)
+	compat(t, c, "mimic")
+	v := volumes()
+	name := fmt.Sprintf("rbd/f%d", time.Now().UnixNano())
+	u, to := parseURI(t, c.uri(name, "")), parseURI(t, c.uri(name+"-clone", ""))
+	const object, objects = 4 << 20, 400
+	if err := v.Create(t.Context(), u, objects*object, nil); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, u.String(), backstore.Options{})
+	h := backstoretest.NewHarness(t, s, false)
+	mark := bytes.Repeat([]byte{0xc3}, 4096)
+	for n := range int64(objects) {
+		h.Write(n*object, mark, 0)
+	}
+	closeAll(t, s)
+	if err := v.Snapshot(t.Context(), u, "s", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Clone(t.Context(), u, "s", to, nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var done, total int64
+	err := v.Flatten(ctx, to, func(d, n int64) { done, total = d, n; cancel() })
+	if backstore.ClassOf(err) != backstore.ClassCancelled || done == 0 || done >= total {
+		t.Fatalf("broken off after %d of %d: %v, want cancelled", done, total, err)
+	}
+	if got, err := v.Stat(t.Context(), to); err != nil || got.Parent == "" {
+		t.Errorf("the clone that was half flattened: %+v, %v", got, err)
+	}
+	if err := v.Flatten(t.Context(), to, nil); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, c.uri(name+"-clone", ""), backstore.Options{ReadOnly: true})
+	h = backstoretest.NewHarness(t, s, false)
+	for n := range int64(objects) {
+		h.Want(n*object, mark, "the clone")
+	}
+	closeAll(t, s)
+}
+
 func TestNamespaces(t *testing.T) {
 	c := start(t)
 	cl := c.client(t)

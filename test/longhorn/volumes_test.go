@@ -183,7 +183,7 @@ func TestClone(t *testing.T) {
 	h.Write(1<<20, fill(4096, 8), 0)
 	c.Want(1<<20, append(fill(4096, 9), fill(4096, 1)...), "the clone, after its parent was written")
 	c.Close()
-	class(t, v.Clone(t.Context(), parse(t, from.URI("")), "base", parse(t, to.URI("")), nil), backstore.ClassBusy, "is not empty")
+	class(t, v.Clone(t.Context(), parse(t, from.URI("")), "base", parse(t, to.URI("")), nil), backstore.ClassUnsupported, "is not empty")
 	class(t, v.Clone(t.Context(), parse(t, from.URI("")), "base", parse(t, from.URI("")), nil), backstore.ClassBusy, "one engine")
 	third := longhorn.Start(t, longhorn.Config{Size: size})
 	if err := v.Clone(t.Context(), parse(t, from.URI("")), "", parse(t, third.URI("")), nil); err != nil {

@@ -180,13 +180,6 @@ func TestConformanceNBDKit(t *testing.T) {
 	t.Run("noextents, slow zeroes", func(t *testing.T) {
 		conformNBDKit(t, all, defaultConns, []string{"--filter=noextents", "--filter=nozero"}, "zeromode=emulate", "fastzeromode=slow")
 	})
-	t.Run("delay", func(t *testing.T) {
-		backstoretest.Run(t, func(t *testing.T, size int64) backstore.Store {
-			dir := t.TempDir()
-			nbdkit(t, dir, "--filter=delay", "plugin=memory", bytesOf(size), "rdelay=1ms", "wdelay=1ms")
-			return openStore(t, socketURI(dir, ""))
-		})
-	})
 }
 
 // conformNBDKit runs the suite on nbdkit's memory disk behind filters, which leave it with caps and so many connections.

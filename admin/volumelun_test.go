@@ -383,3 +383,44 @@ func TestRollbackAndRestart(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
+
+// TestSwapKeepsVolume: a LUN that is to have another volume has the one that it had until that is closed: nobody opens it a second time, and nothing is done
+// with it that wants it closed, whether or not the other volume can be opened. Then it is free.
+func TestSwapKeepsVolume(t *testing.T) {
+	for _, fails := range []bool{true, false} {
+		r, ref := rolled(t, nil)
+		r.create("b")
+		made, err := r.AddTarget(r.ctx(), spec.Target{Name: iqn + "other", Access: everybody()})
+		r.ok(err)
+		at, _, ended := r.begin("open", func(ctx context.Context) error {
+			return r.EditLUN(ctx, ref, 1, func(l *spec.LUN) error { l.Volume = "fake:b"; return nil })
+		})
+		r.refusedVolume(VolumeBusy, func() error { return r.RollbackVolume(r.ctx(), "fake:a", "s", true, nil) })
+		r.refusedVolume(VolumeInUse, func() error { return r.DeleteVolume(r.ctx(), "fake:a", true, true, nil) })
+		r.refusedVolume(VolumeBusy, func() error { return r.CreateSnapshot(r.ctx(), "fake:a", "s2", nil) })
+		opens := r.engine.Calls("open")
+		r.refusedVolume(OpenFailed, func() error {
+			_, err := r.AddLUN(r.ctx(), Ref{TID: made.TID}, spec.LUN{Number: 1, Volume: "fake:a"}, false)
+			return err
+		})
+		if n := r.engine.Calls("open") - opens; n != 0 {
+			t.Errorf("it was opened %d times more", n)
+		}
+		if fails {
+			at.Fail = &backstore.Error{Class: backstore.ClassOffline, Op: "open"}
+		}
+		close(at.Go)
+		if err := <-ended; (err != nil) != fails {
+			t.Fatal(err)
+		}
+		if fails {
+			r.refusedVolume(VolumeInUse, func() error { return r.DeleteVolume(r.ctx(), "fake:a", true, true, nil) })
+			r.ok(online(r, ref))
+			continue
+		}
+		r.ok(r.DeleteSnapshot(r.ctx(), "fake:a", "s", nil))
+		r.ok(r.DeleteVolume(r.ctx(), "fake:a", true, true, nil))
+		r.ok(r.EditLUN(r.ctx(), ref, 1, func(l *spec.LUN) error { l.Volume = ""; return nil })) // so is one that has none after it
+		r.ok(r.DeleteVolume(r.ctx(), "fake:b", true, true, nil))
+	}
+}

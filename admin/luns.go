@@ -258,11 +258,6 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 	if !how.takeOver && !cur.Offline && !next.Offline && cur.Volume != "" && !m.faulty(e, cur.Number) {
 		return &Error{Code: Invalid, Text: fmt.Sprintf("target %s LUN %d is online", e.name, cur.Number), Hint: "take it offline to give it another volume"}
 	}
-	if others := m.ways(e, cur.Number); len(others) != 0 {
-		m.closeStore(e.disks[cur.Number], how.opened)
-		return &Error{Code: Unsupported, Text: fmt.Sprintf("target %s LUN %d: its disk, which is to have another volume, is %s, too", e.name, cur.Number, others[0]),
-			Hint: "remove it there, and add it anew afterwards"}
-	}
 	stay, err := m.quit(ctx, []*disk{e.disks[cur.Number]}, false)
 	if err != nil {
 		m.closeStore(e.disks[cur.Number], how.opened)
@@ -274,6 +269,11 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 			stay()
 		}
 	}()
+	if others := m.ways(e, cur.Number); len(others) != 0 { // none comes to it any more
+		m.closeStore(e.disks[cur.Number], how.opened)
+		return &Error{Code: Unsupported, Text: fmt.Sprintf("target %s LUN %d: its disk, which is to have another volume, is %s, too", e.name, cur.Number, others[0]),
+			Hint: "remove it there, and add it anew afterwards"}
+	}
 	if how.opened == nil {
 		goOn, err := m.holdRetries(ctx, e, cur.Number)
 		if err != nil {

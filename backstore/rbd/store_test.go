@@ -5,6 +5,7 @@ package rbd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -207,4 +208,25 @@ func TestDiscardedWhileOpening(t *testing.T) {
 		t.Error("opened with a context that has ended")
 	}
 	closeAll(t, mustOpen(t, c.uri(name, "lock=wait"), backstore.Options{})) // what was opened late is closed
+}
+
+// TestMiscompareInLaterObjects: where the data differs is told within the request, whichever of the image's objects it lies in.
+func TestMiscompareInLaterObjects(t *testing.T) {
+	c := start(t)
+	s := mustOpen(t, c.uri(c.create(t, 32<<20), ""), backstore.Options{})
+	h := backstoretest.NewHarness(t, s, false)
+	defer h.Close()
+	for _, off := range []int64{0, 512, 4<<20 - 512, 4 << 20, 12<<20 + 1024} {
+		h.Write(off, bytes.Repeat([]byte{7}, 512), 0)
+		for _, at := range []int64{0, 3, 511} {
+			wrong := bytes.Repeat([]byte{7}, 512)
+			wrong[at]++
+			err := h.Do(&backstore.Request{Op: backstore.CompareAndWrite, Off: off, Len: 512, Compare: wrong, Buf: make([]byte, 512)})
+			h.WantClass(err, backstore.ClassMiscompare, "other data")
+			var e *backstore.Error
+			if errors.As(err, &e); e.Off != at {
+				t.Errorf("at %d: miscompare at %d, want %d", off, e.Off, at)
+			}
+		}
+	}
 }

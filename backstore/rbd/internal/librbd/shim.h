@@ -20,7 +20,7 @@ struct lunar_cmd {
 struct lunar_end {
 	uint32_t slot;
 	int64_t ret;
-	uint64_t mismatch; // LUNAR_CAW: where the data differs, within the request
+	uint64_t mismatch; // LUNAR_CAW: where the data differs, within the request, behind where the object begins in the image
 };
 
 struct lunar_ring;

@@ -125,7 +125,9 @@ func rollback(ctx context.Context, u *backstore.URI, name string, p backstore.Pr
 		if err != nil {
 			return failed("rollback", "image "+c.spec.String(), err)
 		}
-		err = img.Rollback(ctx, name, p.Report)
+		if err = cl.steady(); err == nil { // what would be given up could be applied later, over what is written by then
+			err = img.Rollback(ctx, name, p.Report)
+		}
 		if cerr := img.Close(); err == nil {
 			err = cerr
 		}

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/backstore"
@@ -423,4 +424,18 @@ func TestSwapKeepsVolume(t *testing.T) {
 		r.ok(r.EditLUN(r.ctx(), ref, 1, func(l *spec.LUN) error { l.Volume = ""; return nil })) // so is one that has none after it
 		r.ok(r.DeleteVolume(r.ctx(), "fake:b", true, true, nil))
 	}
+}
+
+// TestRollbackOfBusyStore: a volume whose store does not come to rest keeps its LUN's target from other changes for no longer than any change does.
+func TestRollbackOfBusyStore(t *testing.T) {
+	r, ref := rolled(t, nil, func(c *Config, _ *volumes.Engine) { c.CallTimeout = time.Second })
+	busy, err := r.byTID[ref.TID].live.PrepareSwap(r.ctx(), 1, nil) // it has the disk's turn from now on
+	r.ok(err)
+	if err := r.RollbackVolume(r.ctx(), "fake:a", "s", true, nil); CodeOf(err) != LUNInUse {
+		t.Errorf("%v", err)
+	}
+	r.ok(r.EditTarget(r.ctx(), ref, func(t *spec.Target) error { t.Alias = "x"; return nil }))
+	r.ok(busy.Abort(r.ctx()))
+	r.ok(r.RollbackVolume(r.ctx(), "fake:a", "s", true, nil))
+	r.ok(online(r, ref))
 }

@@ -439,3 +439,25 @@ func TestRollbackOfBusyStore(t *testing.T) {
 	r.ok(r.RollbackVolume(r.ctx(), "fake:a", "s", true, nil))
 	r.ok(online(r, ref))
 }
+
+// TestSnapshotInUse: a snapshot that is a LUN is not deleted, nor served while it is.
+func TestSnapshotInUse(t *testing.T) {
+	r := newVolumeRig(t, nil)
+	r.snapped()
+	r.create("a@s")
+	ref := r.serve("old", "fake:a@s?readonly")
+	err := r.refusedVolume(VolumeInUse, func() error { return r.DeleteSnapshot(r.ctx(), "fake:a", "s", nil) })
+	if s := err.Error(); !strings.Contains(s, "fake:a@s is target "+iqn+"old LUN 1") {
+		t.Error(s)
+	}
+	r.ok(r.CreateSnapshot(r.ctx(), "fake:a", "t", nil))
+	r.ok(r.DeleteSnapshot(r.ctx(), "fake:a", "t", nil))
+	r.ok(r.RemoveLUN(r.ctx(), ref, 1, false))
+	at, _, ended := r.begin("deletesnapshot", func(ctx context.Context) error { return r.DeleteSnapshot(ctx, "fake:a", "s", nil) })
+	r.refusedVolume(VolumeBusy, func() error {
+		_, err := r.AddLUN(r.ctx(), ref, spec.LUN{Number: 1, Volume: "fake:a@s?readonly"}, false)
+		return err
+	})
+	close(at.Go)
+	r.ok(<-ended)
+}

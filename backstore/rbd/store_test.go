@@ -83,7 +83,11 @@ func TestSnapshotImage(t *testing.T) {
 	if err := volumes().Snapshot(t.Context(), parseURI(t, c.uri(name, "")), "s", nil); err != nil {
 		t.Fatal(err)
 	}
-	snap := mustOpen(t, c.uri(name+"@s", ""), backstore.Options{})
+	named := parseURI(t, volumes().SnapshotURI(parseURI(t, c.uri(name, "inflight=8")), "s"))
+	if want := parseURI(t, c.uri(name+"@s", "")); key(named) != key(want) {
+		t.Errorf("the snapshot is named %s, want %s", named, want)
+	}
+	snap := mustOpen(t, named.String(), backstore.Options{})
 	i := snap.Info()
 	head := mustOpen(t, c.uri(name, ""), backstore.Options{})
 	if !i.ReadOnly || i.Volume != name+"@s" || i.Identity == head.Info().Identity || !strings.HasPrefix(i.Identity, head.Info().Identity) {

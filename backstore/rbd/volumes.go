@@ -23,7 +23,7 @@ const listers = 8
 // volumes is what the driver can do with images besides opening them.
 func volumes() *backstore.Volumes {
 	return &backstore.Volumes{Create: create, List: list, Stat: stat, Resize: resize, Delete: remove, Trash: trash, Restore: restore, Purge: purge,
-		Snapshot: snapshot, Snapshots: snapshots, DeleteSnapshot: deleteSnapshot, Rollback: rollback, Clone: clone, Flatten: flatten}
+		Snapshot: snapshot, Snapshots: snapshots, DeleteSnapshot: deleteSnapshot, SnapshotURI: snapshotURI, Rollback: rollback, Clone: clone, Flatten: flatten}
 }
 
 // with runs f, which changes nothing, as a client of c's cluster. When ctx ends first, f is left to end by itself.

@@ -183,7 +183,7 @@ func (s *Store) AdoptSize(ctx context.Context, size int64) error {
 	return nil
 }
 
-// Snapshot takes a snapshot: librbd lets what is in flight end first, and holds back what comes meanwhile.
+// Snapshot takes a snapshot: librbd lets what is in flight end first, and holds back what comes meanwhile. One that is there when ctx has ended is deleted again.
 func (s *Store) Snapshot(ctx context.Context, name string, _ backstore.Progress) error {
 	if s.cfg.readOnly {
 		return &backstore.Error{Class: backstore.ClassReadOnly, Op: "snapshot"}
@@ -191,12 +191,27 @@ func (s *Store) Snapshot(ctx context.Context, name string, _ backstore.Progress)
 	if err := s.hold("snapshot"); err != nil {
 		return err
 	}
+	what := s.cfg.spec.String() + "@" + name
+	unwanted := func() {
+		if err := s.img.SnapRemove(context.Background(), name, func(int64, int64) {}); err != nil {
+			s.warn("the snapshot " + what + ", which came too late, could not be deleted: " + err.Error())
+		}
+	}
 	_, err := within(ctx, "snapshot", func() (struct{}, error) {
 		defer s.control.Done()
 		if err := s.img.SnapCreate(name); err != nil {
-			return struct{}{}, failed("snapshot", s.cfg.spec.String()+"@"+name, err)
+			return struct{}{}, failed("snapshot", what, err)
+		}
+		if err := ctx.Err(); err != nil {
+			unwanted()
+			return struct{}{}, failed("snapshot", what, err)
 		}
 		return struct{}{}, nil
-	}, func(struct{}) {})
+	}, func(struct{}) { // at that very moment
+		if s.hold("snapshot") == nil {
+			defer s.control.Done()
+			unwanted()
+		}
+	})
 	return err
 }

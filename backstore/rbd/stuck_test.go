@@ -17,7 +17,7 @@ import (
 )
 
 // What changes the data of an image does not end while the cluster is silent: what was sent would be applied afterwards, over what others write by then. Resizing
-// an open image gives up with its context, and the store learns what came of it.
+// an open image gives up with its context, and the store learns what came of it; a snapshot that comes too late is deleted again.
 func TestSilentChanges(t *testing.T) {
 	cl := ceph.Start(t, ceph.Config{OSDs: 1, PGs: 1, Grace: 10 * time.Minute})
 	c := &testCluster{conf: cl.Conf()}
@@ -123,5 +123,18 @@ func TestSilentChanges(t *testing.T) {
 	for off := int64(0); off < size; off += 1 << 20 {
 		h.Want(off, mark, "after the rollback")
 	}
-	closeAll(t, s)
+	if err := cl.FreezeOSD(0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+	err = s.Snapshot(ctx, "late", nil)
+	cancel()
+	h.WantClass(err, backstore.ClassOffline, "a snapshot in the silence")
+	if err := cl.ThawOSD(0); err != nil {
+		t.Fatal(err)
+	}
+	closeAll(t, s) // it waits for what became of the snapshot
+	if list, err := v.Snapshots(t.Context(), u); err != nil || len(list) != 1 || list[0].Name != "s" {
+		t.Errorf("%+v, %v: want none that nobody was told of", list, err)
+	}
 }

@@ -51,6 +51,9 @@ int64_t lunar_reap(struct lunar_ring *r); // how many; below 0: -1 - how many, a
 void lunar_wake(struct lunar_ring *r);
 int lunar_watch(struct lunar_ring *r, rbd_image_t image, uint64_t *handle);
 
+// lunar_config copies what the image has for an option of Ceph's, by its own metadata, its pool's or the client's configuration; -ENOENT: there is none.
+int lunar_config(rbd_image_t image, const char *name, char *out, size_t room);
+
 // How far long work is; Go reads and writes it beside.
 struct lunar_progress {
 	uint64_t done, total;

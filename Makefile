@@ -64,7 +64,7 @@ test: check-go check-format test-deps ## everything that CI needs: format, vet, 
 
 e2e: check-go test-deps ## the long rest (tests with the build tag e2e)
 	go vet -tags e2e ./...
-	go test -p 1 -timeout $(E2ETIME) -tags e2e ./test/...
+	go test -p 1 -timeout $(E2ETIME) -tags e2e ./test/... ./backstore/nbd
 	@if scripts/rbd-env --check; then $(MAKE) --no-print-directory test-rbd; else [ -z "$$LUNAR_CI" ]; fi
 
 mutate: check-go ## break the code in each way that test/mutation lists: the test named there must fail

@@ -298,3 +298,15 @@ func TestTakeOverRefused(t *testing.T) {
 		}
 	}
 }
+
+// A call that comes when the service has ended is refused, and told of like any other.
+func TestCallAfterClose(t *testing.T) {
+	g := &engine{}
+	r := engineRig(t, g, nil)
+	a := Ref{Name: iqn + "a"}
+	_, err := r.AddTarget(r.ctx(), spec.Target{Name: iqn + "a", Access: everybody(), LUNs: []spec.LUN{{Number: 1, Volume: "engine:one"}}})
+	r.ok(err)
+	r.ok(r.Close())
+	r.refused(ShuttingDown, func() error { return r.EditLUN(r.ctx(), a, 1, func(*spec.LUN) error { return nil }) })
+	r.refused(ShuttingDown, func() error { return r.TakeOverLUN(r.ctx(), a, 1) })
+}

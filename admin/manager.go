@@ -123,7 +123,7 @@ func (m *Manager) begin(ctx context.Context) (context.Context, context.CancelFun
 	closing := m.closing
 	m.mu.RUnlock()
 	if closing {
-		return nil, nil, &Error{Code: ShuttingDown, Text: "the daemon is shutting down"}
+		return ctx, nil, &Error{Code: ShuttingDown, Text: "the daemon is shutting down"} // the caller tells of it by its own ctx
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, m.cfg.CallTimeout, fmt.Errorf("not done within %v", m.cfg.CallTimeout))
 	return ctx, cancel, nil

@@ -457,6 +457,7 @@ func TestFlushOnSuccessor(t *testing.T) {
 	s.conns = append(s.conns, next)
 	s.acked = 1
 	s.cur, s.burst = next, 0
+	s.pace.mean = time.Hour // or it would be the first connection
 	f := flush()
 	s.begin(f)
 	sendBare(next)

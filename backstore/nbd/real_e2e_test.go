@@ -26,6 +26,7 @@ func TestConformanceNBDKitLong(t *testing.T) {
 		"everything":     {all, defaultConns, nil, nil},
 		"nozero":         {all &^ backstore.CapWriteZeroes, defaultConns, []string{"--filter=nozero"}, nil},
 		"no fast zeroes": {all, defaultConns, []string{"--filter=nozero"}, []string{"zeromode=plugin", "fastzeromode=none"}},
+		"delay":          {all, defaultConns, []string{"--filter=delay"}, []string{"rdelay=1ms", "wdelay=1ms"}},
 		"one connection": {all, 1, []string{"--filter=multi-conn"}, []string{"multi-conn-mode=disable"}},
 	} {
 		t.Run(name, func(t *testing.T) { conformNBDKit(t, tc.caps, tc.conns, tc.filters, tc.params...) })

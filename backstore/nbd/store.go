@@ -49,7 +49,8 @@ type Store struct {
 	free  []uint16
 	seq   uint64 // of the last sending
 	conns []*conn
-	live  int   // of conns not nil
+	live  int // of conns not nil
+	pace  pace
 	cur   *conn // takes this batch's requests
 	burst int   // how many it took
 	wait  queue // requests without a connection
@@ -282,6 +283,9 @@ func (s *Store) begin(r *backstore.Request) {
 		s.told[i] = told{from: len(r.Extents), end: r.Off}
 	}
 	s.assign(i)
+	if sl.c != nil {
+		s.pace.begin(i, sl.c.inflight, time.Now)
+	}
 	// A caller that never ends its batch must not stand still.
 	if c := sl.c; c != nil && (c.sendq.n >= maxBatch || c.sendBytes >= maxSend) && !c.blocked {
 		c.send()
@@ -305,8 +309,8 @@ func (s *Store) assign(i uint16) {
 	c.take(sl)
 }
 
-// pick chooses the connection: one for perConn requests in a row, so that a batch is few packets, then the one
-// with the least in flight. A flush goes where it can be believed.
+// pick chooses the connection: of a fast server the first whose socket takes more; of a slow one (pace) the same for perConn requests in
+// a row, so that a batch is few packets, then the one with the least in flight. A flush goes where it can be believed.
 func (s *Store) pick(flush bool) *conn {
 	if s.hold {
 		return nil
@@ -315,13 +319,20 @@ func (s *Store) pick(flush bool) *conn {
 	if flush && s.suspect {
 		lastEra = s.askEra
 	}
-	if c := s.cur; c != nil && s.burst < perConn && c.usable() && c.era <= lastEra {
+	spread := s.pace.slow()
+	if c := s.cur; spread && c != nil && s.burst < perConn && c.usable() && !c.blocked && c.era <= lastEra {
 		s.burst++
 		return c
 	}
 	var best *conn
 	for _, c := range s.conns {
-		if c != nil && c.usable() && c.era <= lastEra && (best == nil || c.inflight < best.inflight) {
+		if c == nil || !c.usable() || c.era > lastEra {
+			continue
+		}
+		if !spread && !c.blocked {
+			return c
+		}
+		if best == nil || c.inflight < best.inflight {
 			best = c
 		}
 	}
@@ -348,6 +359,7 @@ func (s *Store) sendAll() {
 // end frees a slot and completes its request when the lock is let go.
 func (s *Store) end(i uint16, err error) {
 	sl := &s.slots[i]
+	s.pace.end(i, sl.resends > 0, time.Now)
 	r := sl.req
 	sl.req, sl.c, sl.cookie, sl.text = nil, nil, 0, ""
 	s.free = append(s.free, i)

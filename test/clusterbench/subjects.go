@@ -66,7 +66,21 @@ func startRBD(ctx context.Context, o *options, dir string) (*rig, error) {
 	if err := r.lunar(ctx, o, dir, lunarName, uri); err != nil {
 		return r, err
 	}
-	return r, r.tgtd(ctx, o, dir, "rbd/bench", c.Conf())
+	uncached, err := withoutCache(c.Conf(), dir)
+	if err != nil {
+		return r, err
+	}
+	return r, r.tgtd(ctx, o, dir, "rbd/bench", uncached)
+}
+
+// withoutCache is a copy of ceph.conf for clients that have Ceph's cache on unless it says otherwise.
+func withoutCache(conf, dir string) (path string, err error) {
+	b, err := os.ReadFile(conf)
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(dir, "uncached.conf")
+	return path, os.WriteFile(path, append(b, "\n[client]\nrbd_cache = false\n"...), 0o600)
 }
 
 // startNBD starts an nbdkit with a disk in memory, and lunard on it and on a file in memory.

@@ -39,7 +39,8 @@ func curveEngine() Engine {
 	}}
 }
 
-// fullyProvisioned: space is given back only by request (discard=on), since on a volume that several hosts write it costs data.
+// fullyProvisioned: space is given back only by request (discard=on), since on a volume of Curve that several hosts write it costs data, and
+// gotgt's file store takes the request and does nothing.
 const fullyProvisioned = `
 skip SCSI.CompareAndWrite.InvalidDataOutSize no UNMAP
 skip SCSI.GetLBAStatus.UnmapSingle no UNMAP
@@ -57,7 +58,7 @@ func (c *curveInstance) Volume(t *testing.T, size int64) string {
 }
 
 // Beside is another volume of the same owner.
-func (c *curveInstance) Beside(uri, name string) string {
+func (c *curveInstance) Beside(_ *testing.T, uri, name string) string {
 	volume, options, _ := strings.Cut(uri, "_user_?")
 	return volume + "-" + name + "_user_?" + options
 }

@@ -20,6 +20,17 @@ type Engine struct {
 	MinSize int64
 	// Fixed says why volumes do not grow while they are in use; empty: they do.
 	Fixed string
+	// Lacks says of what the driver cannot do with volumes (the words of lunarctl store list) why that is so.
+	Lacks map[string]string
+}
+
+// noSnapshots is what an engine lacks whose volumes are only opened.
+func noSnapshots(why string) map[string]string {
+	lacks := map[string]string{}
+	for _, w := range abilities {
+		lacks[w] = why
+	}
+	return lacks
 }
 
 // An Instance is a running engine.

@@ -16,7 +16,7 @@ type fileInstance struct {
 }
 
 func fileEngine() Engine {
-	return Engine{Name: "file", Start: func(t *testing.T) Instance { return &fileInstance{dir: t.TempDir()} }}
+	return Engine{Name: "file", Lacks: map[string]string{"restore": "a folder has no trash: what is deleted is gone"}, Start: func(t *testing.T) Instance { return &fileInstance{dir: t.TempDir()} }}
 }
 
 func (f *fileInstance) Volume(t *testing.T, size int64) string {

@@ -34,8 +34,9 @@ var lun1 = sam.NewLUN(1)
 // A load is initiators that write and read, and check what they read.
 type load struct {
 	h     *history.History
-	fails bool // errors are allowed: a command that fails is taken as not done
-	fua   bool // the disk has it
+	fails bool   // errors are allowed: a command that fails is taken as not done
+	fua   bool   // the disk has it
+	base  uint64 // where on the disk the first of the blocks is
 
 	ios     atomic.Int64
 	failed  atomic.Int64
@@ -51,7 +52,13 @@ type load struct {
 // startLoad begins a load on LUN 1 of a target, whose first blocks are zeroes or what h says.
 func startLoad(t *testing.T, d *daemon.Daemon, target string, h *history.History, fails bool) *load {
 	t.Helper()
-	l := &load{h: h, fails: fails, broken: make(chan struct{})}
+	return startLoadAt(t, d, target, h, 0, fails)
+}
+
+// startLoadAt is startLoad on the blocks from base on.
+func startLoadAt(t *testing.T, d *daemon.Daemon, target string, h *history.History, base uint64, fails bool) *load {
+	t.Helper()
+	l := &load{h: h, fails: fails, base: base, broken: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(t.Context())
 	for i := range uint32(workers) {
 		s, err := login(t.Context(), d, target, i+1)
@@ -150,7 +157,7 @@ func (l *load) command(s *initiator.Session, r *rand.Rand, id uint32) error {
 	} else {
 		op = l.h.Read(id, lba, n, "READ(10)")
 	}
-	b := cdb.Transfer(code, lba, uint32(n), flags)
+	b := cdb.Transfer(code, l.base+lba, uint32(n), flags)
 	begun := time.Now()
 	// Not the load's own context: what was sent is waited for.
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
@@ -232,6 +239,15 @@ func (l *load) stop(t *testing.T) {
 // verify reads everything that the load may have written, through a session of its own.
 func (l *load) verify(t *testing.T, d *daemon.Daemon, target string) {
 	t.Helper()
+	op := l.h.Read(99, 0, loadBlocks, "READ(10)")
+	if err := op.Done(readAll(t, d, target, lun1, l.base)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readAll reads the blocks of a load that are at base of a LUN, in a session of its own.
+func readAll(t *testing.T, d *daemon.Daemon, target string, lun sam.LUN, base uint64) []byte {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
 	defer cancel()
 	s, err := login(ctx, d, target, 99)
@@ -240,18 +256,14 @@ func (l *load) verify(t *testing.T, d *daemon.Daemon, target string) {
 	}
 	defer s.Close()
 	const step = 256
-	for lba := uint64(0); lba < loadBlocks; lba += step {
-		op := l.h.Read(99, lba, step, "READ(10)")
+	var all []byte
+	for lba := base; lba < base+loadBlocks; lba += step {
 		b := cdb.Transfer(cdb.Read10, lba, step, 0)
-		res, err := s.Command(ctx, lun1, b[:10], nil, step*blockSize)
-		if err == nil {
-			err = res.Err()
-		}
+		data, err := again(ctx, s, lun, b[:10], nil, step*blockSize)
 		if err != nil {
 			t.Fatalf("reading blocks %d to %d: %v", lba, lba+step, err)
 		}
-		if err := op.Done(res.Data); err != nil {
-			t.Fatal(err)
-		}
+		all = append(all, data...)
 	}
+	return all
 }

@@ -18,7 +18,9 @@ type longhornInstance struct {
 }
 
 func longhornEngine() Engine {
-	return Engine{Name: "longhorn", Libiscsi: libiscsi.Undefined, Start: func(*testing.T) Instance {
+	manager := "that is for Longhorn's manager, which knows nodes and disks"
+	lacks := map[string]string{"delete": manager, "restore": manager, "flatten": "a clone is a whole copy"}
+	return Engine{Name: "longhorn", Libiscsi: libiscsi.Undefined, Lacks: lacks, Start: func(*testing.T) Instance {
 		return &longhornInstance{by: map[string]*longhorn.Engine{}}
 	}}
 }
@@ -29,6 +31,12 @@ func (l *longhornInstance) Volume(t *testing.T, size int64) string {
 	uri := e.URI("")
 	l.by[uri] = e
 	return uri
+}
+
+// Beside makes an engine for the clone, which has never been written.
+func (l *longhornInstance) Beside(t *testing.T, uri, _ string) string {
+	t.Helper()
+	return l.Volume(t, l.by[uri].Size)
 }
 
 // Grow has the replicas grow, and starts the engine anew: while its frontend is up it does not count what it has gained.

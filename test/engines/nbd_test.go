@@ -16,8 +16,11 @@ type nbdkitInstance struct {
 	files   map[string]string         // by URI
 }
 
+// nbdHasNone is why.
+const nbdHasNone = "the NBD protocol has no request for it"
+
 func nbdkitEngine() Engine {
-	return Engine{Name: "nbdkit", Libiscsi: libiscsi.Undefined, Start: func(*testing.T) Instance {
+	return Engine{Name: "nbdkit", Libiscsi: libiscsi.Undefined, Lacks: noSnapshots(nbdHasNone), Start: func(*testing.T) Instance {
 		return &nbdkitInstance{servers: map[string]*nbdkit.Server{}, files: map[string]string{}}
 	}}
 }

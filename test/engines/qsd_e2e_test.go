@@ -24,7 +24,7 @@ func qsdEngine(format string, tls bool) Engine {
 	if tls {
 		name += "-tls"
 	}
-	e := Engine{Name: name, Libiscsi: libiscsi.Undefined, Start: func(t *testing.T) Instance {
+	e := Engine{Name: name, Libiscsi: libiscsi.Undefined, Lacks: noSnapshots(nbdHasNone), Start: func(t *testing.T) Instance {
 		q := &qsdInstance{format: format, by: map[string]*qsd.Server{}}
 		if tls {
 			q.certs = certs.New(t, "engines-ca").Folder(t)

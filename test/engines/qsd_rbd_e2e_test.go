@@ -19,7 +19,7 @@ type qsdRBDInstance struct {
 }
 
 func qsdRBDEngine() Engine {
-	return Engine{Name: "qsd-rbd", Libiscsi: libiscsi.Undefined, Start: func(t *testing.T) Instance {
+	return Engine{Name: "qsd-rbd", Libiscsi: libiscsi.Undefined, Lacks: noSnapshots(nbdHasNone), Start: func(t *testing.T) Instance {
 		return &qsdRBDInstance{rbdInstance: rbdInstance{c: ceph.Start(t, ceph.Config{Grace: cephGrace})}, servers: map[string]*qsd.Server{}}
 	}}
 }

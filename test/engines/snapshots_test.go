@@ -20,16 +20,21 @@ import (
 	"github.com/lunar-iscsi/lunar/scsi/sam"
 	"github.com/lunar-iscsi/lunar/session/initiator"
 	"github.com/lunar-iscsi/lunar/test/daemon"
+	"github.com/lunar-iscsi/lunar/test/history"
 )
 
-// A Namer is an instance that says what a volume beside another is called. Those of others are called as that is, with -NAME behind it.
+// abilities are what the table speaks of: the words of lunarctl store list.
+var abilities = []string{"snapshot", "rollback", "clone", "flatten", "delete", "restore"}
+
+// A Namer is an instance that says what a volume for a clone of another is called, and makes it where the driver does not. Those of others are called
+// as that other is, with -NAME behind it.
 type Namer interface {
-	Beside(uri, name string) string
+	Beside(t *testing.T, uri, name string) string
 }
 
-func beside(in Instance, uri, name string) string {
+func beside(t *testing.T, in Instance, uri, name string) string {
 	if n, ok := in.(Namer); ok {
-		return n.Beside(uri, name)
+		return n.Beside(t, uri, name)
 	}
 	volume, options, has := strings.Cut(uri, "?")
 	if volume += "-" + name; has {
@@ -42,6 +47,8 @@ const (
 	slots     = 64        // places that are written in turn
 	slotSize  = 4096      // bytes
 	slotEvery = 256 << 10 // bytes from one to the next: a copy takes a while to pass them all
+
+	behindSlots = slots * slotEvery / blockSize // where there is room for a load
 )
 
 // A row is one initiator that writes numbers, one after the other: k to slot k mod slots. What has them at one moment has, for some m, each
@@ -193,8 +200,16 @@ func snapshots(t *testing.T, e *Engine, in Instance) {
 	d := e.lunard(t, "--listen-admin="+strings.TrimPrefix(c.server, "--server="), daemon.Export("beside", "mem:?size=64M"))
 	scheme, _, _ := strings.Cut(uri, ":")
 	can := c.can(scheme)
+	for _, w := range abilities {
+		switch why := e.Lacks[w]; {
+		case can[w] == (why != ""):
+			t.Errorf("the driver can %q: %v; the table has it that it cannot because %q", w, can[w], why)
+		case why != "":
+			t.Logf("no %s: %s", w, why)
+		}
+	}
 	if !can["snapshot"] {
-		t.Log("this engine has no snapshots")
+		c.refused(1, "snapshot", "create", uri, "one")
 		d.Stop(t)
 		return
 	}
@@ -203,16 +218,24 @@ func snapshots(t *testing.T, e *Engine, in Instance) {
 	fill(t, d)
 	r := startRow(t, d)
 	r.progress(t, 3*slots)
+	// Beside it, many commands of two initiators on a few blocks.
+	h := newHistory()
+	l := startLoadAt(t, d, disk, h, behindSlots, false)
+	l.progress(t, 1000, healing)
 	// Each is of one moment between its command's beginning and end.
-	names, from, to := []string{"one", "two", "three"}, map[string]int64{}, map[string]int64{}
+	names, from, to, cuts := []string{"one", "two", "three"}, map[string]int64{}, map[string]int64{}, map[string]*history.Cut{}
 	for _, n := range names {
-		from[n] = r.acked.Load()
+		from[n], cuts[n] = r.acked.Load(), h.Cut("snapshot "+n)
 		c.do("snapshot", "create", uri, n)
+		cuts[n].Taken()
 		to[n] = r.issued.Load()
 		r.progress(t, slots/2)
+		l.progress(t, 1000, healing)
 	}
 	c.refused(4, "snapshot", "create", uri, "one")
-	c.refused(5, "volume", "delete", uri, "--purge", "--force")
+	if can["delete"] {
+		c.refused(5, "volume", "delete", uri, "--purge", "--force")
+	}
 	c.refused(5, "snapshot", "rollback", uri, "one", "--force")
 	if got := c.names("snapshot", "list", uri); !slices.Equal(got, names) {
 		t.Errorf("snapshots %v, want %v", got, names)
@@ -222,11 +245,14 @@ func snapshots(t *testing.T, e *Engine, in Instance) {
 		if m := readRow(t, d, lun); m < from[n] || m > to[n] {
 			t.Errorf("snapshot %s ends with number %d; %d was answered before it, %d begun behind it", n, m, from[n], to[n])
 		}
+		if err := cuts[n].Holds(readAll(t, d, disk, sam.NewLUN(lun), behindSlots)); err != nil {
+			t.Errorf("LUN %d: %v", lun, err)
+		}
 	}
 	var clones []string
 	if can["clone"] {
 		for i, n := range names {
-			to := beside(in, uri, n)
+			to := beside(t, in, uri, n)
 			clones = append(clones, to)
 			c.do("clone", "create", uri, to, "--snapshot", n)
 			c.do("lun", "add", target, fmt.Sprint(i+2), to)
@@ -234,6 +260,7 @@ func snapshots(t *testing.T, e *Engine, in Instance) {
 		}
 	}
 	last := r.stop(t)
+	l.stop(t)
 	for i := range clones { // what is written to a clone is in it, and nowhere else
 		s, err := login(t.Context(), d, disk, 72)
 		if err != nil {
@@ -251,6 +278,7 @@ func snapshots(t *testing.T, e *Engine, in Instance) {
 	if m := readRow(t, d, 1); m != last {
 		t.Errorf("the volume ends with number %d, want %d", m, last)
 	}
+	l.verify(t, d, disk)
 	if can["rollback"] {
 		for _, n := range []string{"two", "one", "three"} {
 			c.do("lun", "offline", target, "1")
@@ -264,7 +292,9 @@ func snapshots(t *testing.T, e *Engine, in Instance) {
 			c.do("clone", "flatten", clone)
 		}
 		c.do("lun", "remove", target, fmt.Sprint(i+2))
-		c.do("volume", "delete", clone, "--purge", "--force")
+		if can["delete"] {
+			c.do("volume", "delete", clone, "--purge", "--force")
+		}
 	}
 	before := readRow(t, d, 1)
 	for _, n := range names {
@@ -321,10 +351,12 @@ func (c *control) list(into any, args ...string) {
 
 func (c *control) names(args ...string) (out []string) {
 	c.t.Helper()
-	var list []struct{ Name string }
+	var list []struct{ Name, State string }
 	c.list(&list, args...)
 	for _, x := range list {
-		out = append(out, x.Name)
+		if !strings.Contains(x.State, "by the engine for itself") {
+			out = append(out, x.Name)
+		}
 	}
 	return out
 }

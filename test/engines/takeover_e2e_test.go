@@ -200,7 +200,8 @@ func (p *pair) freeze(t *testing.T) (took time.Duration, data []byte) {
 	p.session = s
 	p.from = time.Now()
 	p.first.Signal(t, syscall.SIGSTOP)
-	p.load.cancel() // what is in flight stays so
+	t.Cleanup(func() { _ = syscall.Kill(p.first.PID(), syscall.SIGCONT) }) // whatever fails: its load waits for it
+	p.load.cancel()                                                        // what is in flight stays so
 	for i := range late {
 		b := cdb.Transfer(cdb.Write10, uint64(i*64), 32, 0)
 		task, err := s.Start(lun1, b[:10], bytes.Repeat([]byte{0xee}, 32*blockSize), 0)

@@ -270,7 +270,7 @@ func (h *History) check(lba uint64, x *value) error {
 	return nil
 }
 
-// oldest is the earliest time that an operation still under way can have a say about. Called with mu held.
+// oldest is the earliest time that an operation or a copy still under way can have a say about. Called with mu held.
 func (h *History) oldest() uint64 {
 	t := h.clock
 	for o := range h.running {
@@ -278,6 +278,9 @@ func (h *History) oldest() uint64 {
 		if h.cfg.Ordered || !o.writes() || o.kind == opCompare {
 			t = min(t, o.start)
 		}
+	}
+	for c := range h.cuts {
+		t = min(t, c.start)
 	}
 	return t
 }

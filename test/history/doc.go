@@ -18,6 +18,9 @@
 // have written, are checked as far as they name one. COMPARE AND WRITE is a read and a write with nothing between them, and no two of
 // them succeed on one value. With Config.Durable it also knows what a loss of power may not take away.
 //
+// A copy of the volume that is taken meanwhile, a snapshot, must be of one moment. A Cut holds what each block may have held while it was taken, and
+// says whether the blocks of the copy can all be of one moment between its beginning and end: none was written after another's successor was there.
+//
 // Memory is bounded: a block keeps the values that may still be read, and its last Config.Keep operations for messages.
 //
 //	h := history.New(history.Config{Seed: 1, Blocks: 2048, BlockSize: 512})

@@ -42,6 +42,7 @@ type History struct {
 	numbers map[uint32]uint64       // guarded by mu: the last operation of each writer
 	running map[*Op]struct{}        // guarded by mu
 	lost    map[uint32]map[*Op]bool // guarded by mu: writes without an answer, by writer
+	cuts    map[*Cut]struct{}       // guarded by mu: copies being taken
 	counts  Counts                  // guarded by mu
 }
 
@@ -66,7 +67,8 @@ func New(cfg Config) *History {
 	if cfg.MaxValues == 0 {
 		cfg.MaxValues = DefaultMaxValues
 	}
-	h := &History{cfg: cfg, blocks: make([]block, cfg.Blocks), numbers: map[uint32]uint64{}, running: map[*Op]struct{}{}, lost: map[uint32]map[*Op]bool{}}
+	h := &History{cfg: cfg, blocks: make([]block, cfg.Blocks), numbers: map[uint32]uint64{}, running: map[*Op]struct{}{}, lost: map[uint32]map[*Op]bool{},
+		cuts: map[*Cut]struct{}{}}
 	for i := range h.blocks {
 		h.blocks[i].values = []*value{{zero: true, state: acked, over: 1, durable: true}}
 	}

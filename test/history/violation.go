@@ -19,13 +19,14 @@ const (
 	Early                     // what was read was written later
 	Compared                  // COMPARE AND WRITE succeeded where it could not, or failed where it could not
 	Volatile                  // what was durable is not
+	Cleft                     // a copy whose blocks are of no one moment
 	Full                      // more values at once than the checker keeps: a fault of the test, not of the disk
 )
 
 func (k Kind) String() string {
 	if names := [...]string{Torn: "torn block", Misplaced: "misplaced block", Foreign: "foreign content", Stale: "stale data", Late: "late write",
 		Refused: "refused write carried out", Early: "data from the future", Compared: "compare and write", Volatile: "durable data lost",
-		Full: "checker full"}; int(k) < len(names) && names[k] != "" {
+		Cleft: "copy of no one moment", Full: "checker full"}; int(k) < len(names) && names[k] != "" {
 		return names[k]
 	}
 	return fmt.Sprintf("kind %d", uint8(k))

@@ -98,6 +98,9 @@ func (s *Store) sync(r *backstore.Request) error {
 		s.failed.Store(true)
 		return fail(r, e)
 	}
+	if s.failed.Load() { // one that ran beside this was told of the failure
+		return failSticky(r)
+	}
 	s.flushed(gen)
 	return nil
 }

@@ -2,6 +2,7 @@ package file
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,8 +35,14 @@ type gate struct {
 	left    atomic.Uint64 // of them, those that have ended, but for Counters.WritesInline
 	shot    atomic.Pointer[shot]
 
-	taking sync.Mutex // held by whoever takes a snapshot; guards last
-	last   *shot      // the snapshot before, of which held changes may still be under way
+	taking sync.Mutex // held by whoever takes a snapshot; guards past
+	past   []*shot    // snapshots before, of which held changes may still be under way
+}
+
+// busy reports whether changes that earlier snapshots held are under way.
+func (g *gate) busy() bool {
+	g.past = slices.DeleteFunc(g.past, func(sh *shot) bool { return sh.held.Load() == 0 })
+	return len(g.past) > 0
 }
 
 // enter lets a change pass, or returns the snapshot that holds it. On the submitting goroutine.
@@ -64,7 +71,7 @@ func (s *Store) hold(sh *shot, r *backstore.Request) backstore.Outcome {
 	return backstore.Pending
 }
 
-// drain waits until no change is under way that passed the gate before the snapshot stood there, nor one that the snapshot before it held.
+// drain waits until no change is under way that passed the gate before the snapshot stood there, nor one that a snapshot before it held.
 func (s *Store) drain(ctx context.Context) error {
 	g := &s.gate
 	limit := time.NewTimer(drainLimit)
@@ -72,7 +79,7 @@ func (s *Store) drain(ctx context.Context) error {
 	for wait := drainPoll; ; wait = min(2*wait, drainPollMax) {
 		// What has ended is read first: what comes in between then only makes them differ.
 		out := s.counters.writesInline.Load() + g.left.Load()
-		if in := g.entered.Load(); in == out && (g.last == nil || g.last.held.Load() == 0) {
+		if in := g.entered.Load(); in == out && !g.busy() {
 			return nil
 		}
 		poll := time.NewTimer(wait)

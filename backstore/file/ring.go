@@ -192,9 +192,14 @@ func (e *engine) ended(i uint16, res int32) {
 			s.workers.put(r)
 		}
 	case backstore.Flush:
-		s.flushed(sl.gen)
+		var err error
+		if s.failed.Load() { // as in sync
+			err = failSticky(r)
+		} else {
+			s.flushed(sl.gen)
+		}
 		e.release(i)
-		s.finish(r, nil)
+		s.finish(r, err)
 	default:
 		s.wrote(r)
 		e.release(i)

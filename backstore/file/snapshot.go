@@ -97,7 +97,7 @@ func (s *Store) shoot(ctx context.Context, dst int, step func(string) error, p b
 	err = sh.end(err)
 	s.gate.shot.Store(nil)
 	sh.pool.stop()
-	s.gate.last = sh
+	s.gate.past = append(s.gate.past, sh)
 	if err != nil {
 		return err
 	}

@@ -301,6 +301,35 @@ func TestSnapshotDrains(t *testing.T) {
 	}
 }
 
+// Nor is there a moment while a change is under way that any earlier snapshot held, not only the last.
+func TestSnapshotDrainsHeld(t *testing.T) {
+	st := openURI(t, "file://"+filepath.Join(diskDir(t), "d.img")+"?size=4M")
+	defer closeNow(t, st)
+	slow := st.newShot()
+	slow.held.Add(1) // as if a disk were at a write that it held
+	st.gate.past = append(st.gate.past, slow)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i := range 2 {
+		err := st.snapshot(over, "s", nil, func(step string) error {
+			if step == "moment" {
+				t.Errorf("snapshot %d: the moment came while a held write was under way", i)
+			}
+			return nil
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("snapshot %d: %v", i, err)
+		}
+	}
+	slow.held.Add(-1)
+	if err := st.Snapshot(t.Context(), "s", nil); err != nil {
+		t.Error(err)
+	}
+	if n := len(st.gate.past); n != 1 {
+		t.Errorf("%d earlier snapshots are kept in mind, want the last", n)
+	}
+}
+
 // A snapshot that fails or is cancelled leaves nothing, and no write of it fails or waits for ever.
 func TestSnapshotFails(t *testing.T) {
 	for _, c := range []struct {

@@ -140,6 +140,40 @@ func TestSticky(t *testing.T) {
 	}
 }
 
+// A flush that was under way when another failed has failed too: Linux tells a failure once.
+func TestFlushBesideFailed(t *testing.T) {
+	for _, attach := range []bool{false, true} {
+		st := openURI(t, "file://"+filepath.Join(diskDir(t), "d.img")+"?size=1M")
+		if st.mem {
+			closeNow(t, st)
+			return
+		}
+		h := backstoretest.NewHarness(t, st, attach)
+		h.Write(0, make([]byte, 512), 0)
+		r := &backstore.Request{Op: backstore.Flush}
+		if attach {
+			if out := h.Start(r); out != backstore.Pending {
+				t.Fatalf("outcome %d", out)
+			}
+			if st.engine == nil { // no ring here: a worker may have ended it
+				h.Wait()
+				h.Close()
+				continue
+			}
+			st.failed.Store(true) // that it has ended is found out on this goroutine, later
+			h.Kick()
+			if h.Wait() != r {
+				t.Fatal("another request ended")
+			}
+		} else {
+			st.failed.Store(true)
+			r.Err = st.exec(r)
+		}
+		h.WantClass(r.Err, backstore.ClassMedium, "a flush beside one that failed")
+		h.CloseFails(backstore.ClassMedium)
+	}
+}
+
 // A flush with nothing to do ends at once; one behind a write does not.
 func TestFlushWhenClean(t *testing.T) {
 	st := openURI(t, "file://"+filepath.Join(t.TempDir(), "d.img")+"?size=1M")

@@ -12,7 +12,8 @@
 // # What it can do, and what not
 //
 // Read, Write and a sync (DataSync, Sync) are all that gotgt's interfaces promise. A flush is a sync of everything, FUA a sync of what was
-// written, and a failed one makes the store failed (backstore, rule 5). UNMAP is off unless the option discard says that this back end's Unmap
+// written, and a failed one makes the store failed (backstore, rule 5), and with it those that ran beside it: a sync has gone well when all that were under way with
+// it have ended. UNMAP is off unless the option discard says that this back end's Unmap
 // does something: gotgt's own file store answers it and keeps the data. There is no compare-and-write, no writing of zeroes and no
 // allocation query: the logical unit does the first two itself. A size is what the back end says when it is opened, rounded
 // down to whole blocks of 512 bytes, and does not change afterwards. Short reads, which gotgt fills with zeroes, are errors here.

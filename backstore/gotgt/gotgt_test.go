@@ -7,8 +7,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,7 +190,11 @@ func TestFaults(t *testing.T) {
 			if err := h.Do(read()); err != nil {
 				t.Errorf("a read afterwards: %v", err)
 			}
-			h.Close()
+			if c.r.Flags&backstore.FUA != 0 {
+				h.CloseFails(backstore.ClassMedium)
+			} else {
+				h.Close()
+			}
 		})
 	}
 }
@@ -310,4 +316,53 @@ func TestRefusals(t *testing.T) {
 	if _, err := scsi.NewBackingStore("file"); err != nil {
 		t.Errorf("gotgt's file store is not registered: %v", err)
 	}
+}
+
+// Syncs that were under way together when one of them failed have all failed: what is below tells it only once. So has the one at the end.
+func TestSyncsTogether(t *testing.T) {
+	b := &lossy{began: make(chan struct{}, 2), may: make(chan struct{})}
+	b.memory.b = make([]byte, 1<<20)
+	st, err := NewRemote(b, 1<<20, Config{Workers: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(completer, 2)
+	for range 2 {
+		if out := st.Submit(&backstore.Request{Op: backstore.Flush, C: ended}); out != backstore.Pending {
+			t.Fatalf("outcome %d", out)
+		}
+	}
+	for range 2 {
+		<-b.began
+	}
+	close(b.may)
+	for range 2 {
+		if r := <-ended; backstore.ClassOf(r.Err) != backstore.ClassMedium || r.Err == nil {
+			t.Errorf("a flush beside one that failed, or that one: %v", r.Err)
+		}
+	}
+	if err := st.Close(t.Context()); backstore.ClassOf(err) != backstore.ClassMedium || err == nil {
+		t.Errorf("closing what has failed: %v", err)
+	}
+}
+
+// A lossy back end tells the second of two syncs, before it tells the first that it failed, that all is well.
+type lossy struct {
+	memory
+	began chan struct{}
+	may   chan struct{} // closed: syncs end
+	n     atomic.Int32
+}
+
+func (b *lossy) Sync() (int, error) {
+	select {
+	case b.began <- struct{}{}:
+	default:
+	}
+	<-b.may
+	if b.n.Add(1) == 1 {
+		runtime.Gosched()
+		return 0, errors.New("no power")
+	}
+	return 0, nil
 }

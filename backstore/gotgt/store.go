@@ -50,6 +50,8 @@ type Store struct {
 	closing bool
 	drained chan struct{} // closed when closing and no request is left
 	workers sync.WaitGroup
+
+	syncing sync.RWMutex // held for reading by whoever syncs, until it is noted how that ended
 }
 
 // New makes a store of an api.BackingStore that Open has opened for dev (which Close passes to its Close). size is in bytes.
@@ -154,14 +156,10 @@ func (s *Store) serve() {
 		}
 		r := s.queue.pop()
 		s.mu.Unlock()
-		synced, err := s.do(r)
-		s.mu.Lock()
-		if err != nil {
+		if err := s.do(r); err != nil {
 			r.Err = &backstore.Error{Class: class(err), Op: r.Op.String(), Off: r.Off, Cause: err}
-			if synced && s.failed == nil {
-				s.failed = err
-			}
 		}
+		s.mu.Lock()
 		s.pending--
 		if s.closing && s.pending == 0 {
 			close(s.drained)
@@ -172,43 +170,72 @@ func (s *Store) serve() {
 	}
 }
 
-// do carries r out. synced says that it is a sync that has failed.
-func (s *Store) do(r *backstore.Request) (synced bool, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = panicked{p}
-		}
-	}()
+// do carries r out.
+func (s *Store) do(r *backstore.Request) (err error) {
+	defer recovered(&err)
 	if r.Op == backstore.Flush || r.Op == backstore.Read && r.Flags&backstore.FUA != 0 {
 		off, n := r.Off, r.Len
 		if r.Op == backstore.Flush {
 			n = s.info.Size
 		}
-		if s.info.ReadOnly {
-			n = 0 // there is nothing of ours that would have to be durable
-		}
-		synced = true
-		if n != 0 {
-			err = s.b.sync(off, n)
+		if !s.info.ReadOnly { // else there is nothing of ours that would have to be durable
+			err = s.sync(off, n)
 		}
 		if err != nil || r.Op == backstore.Flush {
-			return synced, err
+			return err
 		}
-		synced = false
 	}
 	switch r.Op {
 	case backstore.Read:
-		return false, s.b.read(r.Buf, r.Off)
+		return s.b.read(r.Buf, r.Off)
 	case backstore.Write:
 		err = s.b.write(r.Buf, r.Off)
 	case backstore.Discard:
 		err = s.b.unmap(r.Off, r.Len)
 	}
 	if err == nil && r.Flags&backstore.FUA != 0 {
-		synced = true
-		err = s.b.sync(r.Off, r.Len)
+		err = s.sync(r.Off, r.Len)
 	}
-	return synced, err
+	return err
+}
+
+// sync makes a range durable. One that fails makes the store failed. Whatever is below a back end may tell a failure to one of several that sync at
+// once and to the others that all is well (Linux does), so that none has gone well before all that ran beside it are known to have.
+func (s *Store) sync(off, n int64) error {
+	if err := s.syncAndNote(off, n); err != nil {
+		return err
+	}
+	s.syncing.Lock() // waits for those beside it
+	s.syncing.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return fmt.Errorf("another sync has failed: %v", s.failed) //nolint:errorlint // its class is not this one's
+	}
+	return nil
+}
+
+func (s *Store) syncAndNote(off, n int64) (err error) {
+	s.syncing.RLock()
+	defer s.syncing.RUnlock()
+	defer func() {
+		if err != nil {
+			s.mu.Lock()
+			if s.failed == nil {
+				s.failed = err
+			}
+			s.mu.Unlock()
+		}
+	}()
+	defer recovered(&err)
+	return s.b.sync(off, n)
+}
+
+// recovered makes a panic of the back end's an error. Deferred.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = panicked{p}
+	}
 }
 
 // A panicked is what a back end panicked with.
@@ -257,15 +284,14 @@ func (s *Store) Close(ctx context.Context) error {
 func (s *Store) finish() (err error) {
 	<-s.drained
 	s.workers.Wait()
-	defer func() {
-		if p := recover(); p != nil {
-			err = &backstore.Error{Class: backstore.ClassInternal, Op: "close", Cause: panicked{p}}
-		}
-	}()
 	if !s.info.ReadOnly {
-		err = s.b.sync(0, s.info.Size)
+		err = s.sync(0, s.info.Size)
 	}
-	if closeErr := s.b.close(); err == nil {
+	closeErr := func() (err error) {
+		defer recovered(&err)
+		return s.b.close()
+	}()
+	if err == nil {
 		err = closeErr
 	}
 	if err != nil {

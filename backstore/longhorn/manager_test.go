@@ -58,6 +58,7 @@ type manager struct {
 	agentSays string
 	calls     []string         // of methods that change something
 	fails     map[string]error // by method
+	onCall    func(method string)
 }
 
 func newManager(t testing.TB, volume string, size int64) *manager {
@@ -157,6 +158,9 @@ func (m *manager) answer(path string, md metadata.MD, in []byte) (pb, error) {
 	case "VolumeGet", "ReplicaList", "ReplicaGet", "SnapshotPurgeStatus":
 	default:
 		m.calls = append(m.calls, strings.TrimSpace(method+" "+name))
+	}
+	if m.onCall != nil {
+		m.onCall(method)
 	}
 	if err := m.fails[method]; err != nil {
 		return nil, err

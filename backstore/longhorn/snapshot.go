@@ -127,8 +127,9 @@ func onAgent(ctx context.Context, r rpc.Replica, volume string, report func(int)
 	}
 }
 
-// quiesced runs f while the volume's frontend is down, if it is one that can be put up again from here and nobody uses it.
-func (c *config) quiesced(ctx context.Context, cl *rpc.Client, op string, v rpc.Volume, f func() error) error {
+// quiesced runs f while the volume's frontend is down, if it is one that can be put up again from here and nobody uses it. keep: when f fails it stays
+// down, since what the volume has then is not to be used.
+func (c *config) quiesced(ctx context.Context, cl *rpc.Client, op string, v rpc.Volume, keep bool, f func() error) error {
 	if v.Frontend == "" || v.FrontendState != "up" {
 		return f()
 	}
@@ -142,6 +143,9 @@ func (c *config) quiesced(ctx context.Context, cl *rpc.Client, op string, v rpc.
 		return c.failed(op, err)
 	}
 	err := f()
+	if err != nil && keep {
+		return fmt.Errorf("%w; the frontend %q of %s is left down", err, v.Frontend, c.shown())
+	}
 	// Whatever became of it, and of ctx: the volume is to be there again.
 	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), shortCall)
 	defer cancel()
@@ -176,7 +180,7 @@ func rollback(ctx context.Context, u *backstore.URI, name string, p backstore.Pr
 		if _, err := c.find(ctx, cl, op, name); err != nil {
 			return err
 		}
-		return c.quiesced(ctx, cl, op, v, func() error {
+		return c.quiesced(ctx, cl, op, v, false, func() error {
 			ctx, cancel := context.WithTimeout(ctx, callTime)
 			defer cancel()
 			if err := cl.Revert(ctx, name); err != nil {
@@ -228,10 +232,11 @@ func resize(ctx context.Context, u *backstore.URI, size int64, _ bool, p backsto
 	})
 }
 
-// clone copies a snapshot into a volume that exists, of the same size and empty: the volume itself is made by Longhorn's manager.
+// clone copies a snapshot into a volume that exists, of the same size and empty: the volume itself is made by Longhorn's manager. Where it fails some of the
+// replicas may have the copy and others not, or still be at it: then the volume stays down.
 func clone(ctx context.Context, u *backstore.URI, name string, to *backstore.URI, p backstore.Progress) error {
 	const op = "clone"
-	own := name == ""
+	own, taken := name == "", false
 	err := controlled(ctx, u, op, func(from *config, fcl *rpc.Client, fv rpc.Volume) error {
 		return controlled(ctx, to, op, func(c *config, cl *rpc.Client, v rpc.Volume) error {
 			if c.engine == from.engine {
@@ -252,24 +257,34 @@ func clone(ctx context.Context, u *backstore.URI, name string, to *backstore.URI
 				return err
 			}
 			if own {
-				name = fmt.Sprintf("clone-%s-%d", strings.Trim(c.shown(), "/"), time.Now().Unix())
+				name = cloneName(c, time.Now())
 				if err := from.snapshot(ctx, name, nil); err != nil {
 					return err
 				}
+				taken = true
 			} else if _, err := from.find(ctx, fcl, op, name); err != nil {
 				return err
 			}
-			return c.quiesced(ctx, cl, op, v, func() error {
+			return c.quiesced(ctx, cl, op, v, true, func() error {
 				return c.fillFrom(ctx, op, list, rpc.CloneRequest{From: source[0].Address, Volume: from.volume, Snapshot: name}, p)
 			})
 		})
 	})
-	if own && name != "" { // the copy is whole, so what it was made of may go
+	switch {
+	case !taken:
+	case err != nil && ctx.Err() != nil:
+		err = fmt.Errorf("%w; the snapshot %s that was taken for it is left, since they read it", err, name)
+	default: // nothing is copied any more, so what it was made of may go
 		if gone := deleteSnapshot(context.WithoutCancel(ctx), u, name, nil); gone != nil && backstore.ClassOf(gone) != backstore.ClassNotFound {
 			err = errors.Join(err, fmt.Errorf("the snapshot %s that was taken for it is left: %w", name, gone))
 		}
 	}
 	return err
+}
+
+// cloneName is what the snapshot for a clone is called that is made of a volume's present contents.
+func cloneName(to *config, now time.Time) string {
+	return fmt.Sprintf("clone-%s-%d", strings.Trim(to.shown(), "/"), now.Unix())
 }
 
 // fillFrom has each replica copy the snapshot.

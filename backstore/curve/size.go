@@ -11,7 +11,7 @@ import (
 // nebd-server tells the size that a volume had when it opened it, for as long as it has it open. So its present size is asked for under another name (volume.present). I/O
 // beyond the old size works on the old descriptor as soon as the volume is larger, so a size is adopted by no more than saying so.
 
-var errShrink = errors.New("Curve does not shrink volumes")
+var errShrink = errors.New("volumes of Curve do not shrink")
 
 func sizeError(c backstore.Class, err error) error {
 	return &backstore.Error{Class: c, Op: "resize", Cause: err}
@@ -88,7 +88,7 @@ func (s *Store) Resize(ctx context.Context, size int64) error {
 			return sizeError(backstore.ClassTransport, err)
 		}
 		if code != 0 {
-			return sizeError(backstore.ClassUnsupported, fmt.Errorf("Curve refused to grow it from %d to %d bytes: what is added has to be whole segments (1 GiB, if the cluster is as usual), up to 20 TiB in all, and the volume without snapshots", now, size))
+			return sizeError(backstore.ClassUnsupported, fmt.Errorf("the cluster refused to grow it from %d to %d bytes: what is added has to be whole segments (1 GiB, if the cluster is as usual), up to 20 TiB in all, and the volume without snapshots", now, size))
 		}
 	}
 	s.setSize(size)

@@ -75,7 +75,7 @@ func Driver() backstore.Driver {
 		Volumes: volumes(),
 		Open: func(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
 			if o.TakeOver {
-				return nil, &backstore.Error{Class: backstore.ClassUnsupported, Op: "open", Cause: errors.New("Curve cannot shut out another opener")}
+				return nil, &backstore.Error{Class: backstore.ClassUnsupported, Op: "open", Cause: errors.New("another opener of a Curve volume cannot be shut out")}
 			}
 			c, err := parse(u, o)
 			if err != nil {

@@ -83,7 +83,7 @@ func (s *Store) shoot(ctx context.Context, dst int, step func(string) error, p b
 	if err != nil {
 		return err
 	}
-	defer unix.Close(src) //nolint:errcheck // only read
+	defer unix.Close(src)
 	if !s.cfg.direct {
 		// So that less has to be written while writers wait. Whether it succeeds is for the store's own flush to find out.
 		_ = fdatasync(src)

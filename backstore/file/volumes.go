@@ -167,7 +167,7 @@ func describe(path string) (v backstore.Volume, ok bool) {
 			return v, false
 		}
 	} else {
-		defer unix.Close(fd) //nolint:errcheck // only read
+		defer unix.Close(fd)
 		if unix.Fstat(fd, &st) != nil {
 			return v, false
 		}
@@ -338,7 +338,7 @@ func (a administrator) fillFrom(ctx context.Context, dst int, path string, thin 
 	if err != nil {
 		return taken, err
 	}
-	defer unix.Close(src) //nolint:errcheck // only read
+	defer unix.Close(src)
 	var st unix.Stat_t
 	if err := unix.Fstat(src, &st); err != nil {
 		return taken, err

@@ -206,7 +206,7 @@ func (s *Store) sync(off, n int64) error {
 		return err
 	}
 	s.syncing.Lock() // waits for those beside it
-	s.syncing.Unlock()
+	s.syncing.Unlock() //nolint:staticcheck // nothing is done while it is held
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failed != nil {

@@ -410,7 +410,7 @@ func copySparse(to, from string) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // only read
+	defer src.Close()
 	fi, err := src.Stat()
 	if err != nil {
 		return err

@@ -117,11 +117,6 @@ func (l *load) keep(err error) {
 	l.cancel()
 }
 
-func isViolation(err error) bool {
-	var v *history.Violation
-	return errors.As(err, &v)
-}
-
 // work keeps depth commands in flight until the load is stopped, and then waits for them.
 func (l *load) work(s *initiator.Session, id uint32) {
 	var wg sync.WaitGroup

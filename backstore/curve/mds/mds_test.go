@@ -50,7 +50,7 @@ func closed(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // only for its address
+	defer l.Close()
 	return l.Addr().String()
 }
 
@@ -90,7 +90,7 @@ func TestFailover(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
-	defer func() { l.Close(); <-done }() //nolint:errcheck // ends it
+	defer func() { l.Close(); <-done }()
 	b := serve(t, func(c *brpc.Call) { calls.Add(1); c.Reply([]byte{8, 0, 18, 2, 8, 7}, nil) })
 	m := client(t, mds.Config{Addresses: []string{l.Addr().String(), b}})
 	if i, err := m.Info(context.Background(), "/v", "u"); err != nil || i.ID != 7 {

@@ -30,7 +30,7 @@ func closed(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // only for its address
+	defer l.Close()
 	return l.Addr().String()
 }
 

@@ -256,7 +256,7 @@ func (m *Manager) openBeside(ctx context.Context, d *disk, l *spec.LUN) (backsto
 		return nil, err
 	}
 	d.key = m.cfg.Registry.Key(u)
-	if _, err := m.claim(d); err != nil {
+	if _, err := m.claim(d, nil); err != nil {
 		return nil, err
 	}
 	st, err := m.openVolume(ctx, u, d, l, false)
@@ -270,7 +270,7 @@ func (m *Manager) openBeside(ctx context.Context, d *disk, l *spec.LUN) (backsto
 func (m *Manager) opened(l *spec.LUN) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return slices.ContainsFunc(m.volumes[m.volumeKey(l.Volume)], func(o *disk) bool { return o.there && !o.faulty })
+	return slices.ContainsFunc(m.volumes[m.volumeKey(l.Volume)], func(o *disk) bool { return o.there && !o.faulty && !o.going })
 }
 
 // rejoin makes a LUN that is there without its volume a further way to the logical unit that has it by now.

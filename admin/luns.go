@@ -258,11 +258,6 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 	if !how.takeOver && !cur.Offline && !next.Offline && cur.Volume != "" && !m.faulty(e, cur.Number) {
 		return &Error{Code: Invalid, Text: fmt.Sprintf("target %s LUN %d is online", e.name, cur.Number), Hint: "take it offline to give it another volume"}
 	}
-	if others := m.ways(e, cur.Number); len(others) != 0 {
-		m.closeStore(e.disks[cur.Number], how.opened)
-		return &Error{Code: Unsupported, Text: fmt.Sprintf("target %s LUN %d: its disk, which is to have another volume, is %s, too", e.name, cur.Number, others[0]),
-			Hint: "remove it there, and add it anew afterwards"}
-	}
 	stay, err := m.quit(ctx, []*disk{e.disks[cur.Number]}, false)
 	if err != nil {
 		m.closeStore(e.disks[cur.Number], how.opened)
@@ -274,6 +269,11 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 			stay()
 		}
 	}()
+	if others := m.ways(e, cur.Number); len(others) != 0 { // none comes to it any more
+		m.closeStore(e.disks[cur.Number], how.opened)
+		return &Error{Code: Unsupported, Text: fmt.Sprintf("target %s LUN %d: its disk, which is to have another volume, is %s, too", e.name, cur.Number, others[0]),
+			Hint: "remove it there, and add it anew afterwards"}
+	}
 	if how.opened == nil {
 		goOn, err := m.holdRetries(ctx, e, cur.Number)
 		if err != nil {
@@ -281,7 +281,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 		}
 		defer goOn()
 	}
-	d := &disk{e: e, lun: next.Number, identity: next.Identity}
+	old, d := e.disks[next.Number], &disk{e: e, lun: next.Number, identity: next.Identity} // d may have the volume that old has
 	st := how.opened
 	if next.Volume != "" {
 		u, err := backstore.ParseURI(next.Volume)
@@ -289,8 +289,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 			return Errorf(Invalid, "%s: %w", d, err)
 		}
 		d.key = m.cfg.Registry.Key(u)
-		m.release(e.disks[d.lun]) // the volume may be the same
-		other, err := m.claim(d)
+		other, err := m.claim(d, old)
 		if err == nil && other != nil {
 			m.release(d)
 			err = &Error{Code: Unsupported, Text: fmt.Sprintf("%s: the volume is %s's already", d, other), Hint: "remove the LUN and add it anew"}
@@ -303,12 +302,11 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 		}
 		if err != nil {
 			m.closeStore(d, how.opened)
-			m.reclaim(e.disks[d.lun])
 			return err
 		}
 		d.store = st
 	}
-	undo := func() { m.release(d); m.reclaim(e.disks[d.lun]); m.restore(e, cur) }
+	undo := func() { m.release(d); m.restore(e, cur) }
 	if !cur.Offline {
 		off := *cur
 		off.Offline = true
@@ -334,6 +332,7 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 	if err := swap.Commit(context.WithoutCancel(ctx)); err != nil {
 		m.log.Warn("the volume that a LUN had could not be closed in order", "target", e.name, "lun", d.lun, "error", err)
 	}
+	m.release(old)
 	m.mu.Lock()
 	d.there = true
 	m.mu.Unlock()
@@ -342,16 +341,6 @@ func (m *Manager) swapLUN(ctx context.Context, e *entry, t *spec.Target, cur, ne
 	m.restore(e, next)
 	m.publish(e, t, nil, nil)
 	return nil
-}
-
-// reclaim enters a disk again among those who have its volume.
-func (m *Manager) reclaim(d *disk) {
-	if d == nil || d.key == "" {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.volumes[d.key] = append(m.volumes[d.key], d)
 }
 
 func (m *Manager) closeStore(d *disk, st backstore.Store) {

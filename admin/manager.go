@@ -66,7 +66,8 @@ type entry struct {
 	faults  map[uint16]string // LUNs whose volume could not be opened, and why
 	retries map[uint16]*retry // of these
 
-	disks map[uint16]*disk // of the turn's holder; by LUN
+	disks  map[uint16]*disk // of the turn's holder; by LUN
+	beside []*entry         // of the turn's holder: whose turns it has, too
 
 	applying sync.Mutex // over making the live target what is published
 }

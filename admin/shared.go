@@ -31,7 +31,8 @@ func (m *Manager) ways(e *entry, lun uint16) (list []*disk) {
 	return list
 }
 
-// holdDisk is hold for a change of the disk behind a LUN: it takes the turns of all targets that the disk stands behind. give gives them back.
+// holdDisk is hold for a change of the disk behind a LUN: it takes the turns of all targets that the disk stands behind. give gives them back. A target that
+// comes to have the disk meanwhile does so without the change.
 func (m *Manager) holdDisk(ctx context.Context, ref Ref, lun uint16) (e *entry, give func(), err error) {
 	for {
 		if e, err = m.hold(ctx, ref); err != nil {
@@ -51,7 +52,9 @@ func (m *Manager) holdDisk(ctx context.Context, ref Ref, lun uint16) (e *entry, 
 			give()
 			return nil, nil, noTarget(ref)
 		case slices.Equal(all, m.holders(e, lun)):
-			return e, give, nil
+			e.beside = all
+			back := give
+			return e, func() { e.beside = nil; back() }, nil
 		}
 		give() // the disk stands behind others by now
 	}
@@ -94,8 +97,8 @@ type words struct {
 func (m *Manager) alike(e *entry, t *spec.Target, lun uint16, edit func(*entry, *spec.LUN) error) ([]words, error) {
 	all := []words{{e, t}}
 	for _, d := range m.ways(e, lun) {
-		if m.published(d.e) == nil {
-			continue // it goes
+		if m.published(d.e) == nil || d.e != e && !slices.Contains(e.beside, d.e) {
+			continue // it goes, or it came later: somebody else may be changing it
 		}
 		i := slices.IndexFunc(all, func(w words) bool { return w.e == d.e })
 		if i < 0 {

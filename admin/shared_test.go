@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
@@ -157,4 +158,62 @@ func TestSharedDiskAtOnce(t *testing.T) {
 			t.Errorf("%+v", l)
 		}
 	})
+}
+
+// stoppedState is a State whose next save stops, once stop is set.
+type stoppedState struct {
+	*testState
+	stop atomic.Pointer[chan chan struct{}]
+}
+
+func (s *stoppedState) Save(set map[string][]byte) error {
+	if stop := s.stop.Swap(nil); stop != nil {
+		on := make(chan struct{})
+		*stop <- on
+		<-on
+	}
+	return s.testState.Save(set)
+}
+
+// TestSharedDiskComesLater: a target that comes to have a disk while the disk is being changed by another's LUN does so without that change, and what is
+// set of it is its own to change: none of that is lost.
+func TestSharedDiskComesLater(t *testing.T) {
+	v := volume(t, "disk")
+	state := &stoppedState{testState: &testState{}}
+	r := newRig(t, state.testState, func(c *Config) { c.State = state })
+	ctx := r.ctx()
+	for _, name := range []string{"a", "b"} {
+		_, err := r.AddTarget(ctx, spec.Target{Name: iqn + name, Access: everybody()})
+		r.ok(err)
+	}
+	a, b := sharedWays[0], sharedWays[2]
+	_, err := r.AddLUN(ctx, a.ref, spec.LUN{Number: a.lun, Volume: v}, false)
+	r.ok(err)
+	stopped, edited := make(chan chan struct{}), make(chan error, 1)
+	go func() {
+		edited <- r.EditLUN(ctx, a.ref, a.lun, func(l *spec.LUN) error {
+			_, err := r.AddLUN(ctx, b.ref, spec.LUN{Number: b.lun, Volume: v}, false) // it is a's turn alone that is taken
+			state.stop.Store(&stopped)
+			l.Product = "P"
+			return err
+		})
+	}()
+	on := <-stopped
+	r.ok(r.EditTarget(ctx, b.ref, func(t *spec.Target) error { t.Alias = "mine"; return nil }))
+	close(on)
+	r.ok(<-edited)
+	s, err := r.Target(b.ref, true)
+	r.ok(err)
+	if _, there := place(&s.Spec, b.lun); !there || s.Spec.Alias != "mine" {
+		t.Errorf("%+v", s.Spec)
+	}
+	saved := newRig(t, state.testState)
+	if c := spec.Changes(r.Document(), saved.Document()); c != "" {
+		t.Errorf("what was saved differs: %s", c)
+	}
+	r.ok(r.EditLUN(ctx, b.ref, b.lun, func(l *spec.LUN) error { l.Product = "Q"; return nil }))
+	s, err = r.Target(a.ref, false)
+	if at, there := place(&s.Spec, a.lun); err != nil || !there || s.Spec.LUNs[at].Product != "Q" {
+		t.Errorf("%+v, %v", s.Spec, err)
+	}
 }

@@ -93,7 +93,7 @@ func (m *Manager) prepare(ctx context.Context, e *entry, live *target.Target, l 
 		}
 		d.key = m.cfg.Registry.Key(u)
 	}
-	other, err := m.claim(d)
+	other, err := m.claim(d, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -112,8 +112,9 @@ func (m *Manager) prepare(ctx context.Context, e *entry, live *target.Target, l 
 
 func (d *disk) String() string { return fmt.Sprintf("target %s LUN %d", d.e.name, d.lun) }
 
-// claim enters d among those who have its volume, and returns one that has it already.
-func (m *Manager) claim(d *disk) (*disk, error) {
+// claim enters d among those who have its volume, and returns one that has it already. old, if there is one, is to make room for d, and has its volume until it is
+// released.
+func (m *Manager) claim(d, old *disk) (*disk, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if d.key == "" {
@@ -125,7 +126,8 @@ func (m *Manager) claim(d *disk) (*disk, error) {
 	var other *disk
 	for _, o := range m.volumes[d.key] {
 		switch {
-		case !o.there && o.e != d.e: // of d's own target it is part of the same change
+		case o == old:
+		case !o.there && o.e != d.e, o.going: // one that comes to d's own target is part of the same change
 			return nil, &Error{Code: OpenFailed, Text: fmt.Sprintf("%s: the volume is being opened or closed for %s", d, o), Hint: "try again"}
 		case !o.faulty:
 			other = o

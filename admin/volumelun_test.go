@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lunar-iscsi/lunar/admin/spec"
 	"github.com/lunar-iscsi/lunar/backstore"
@@ -382,4 +383,81 @@ func TestRollbackAndRestart(t *testing.T) {
 	if err != nil || s.Faults != nil || !s.Spec.LUNs[0].Offline {
 		t.Errorf("%+v, %v", s, err)
 	}
+}
+
+// TestSwapKeepsVolume: a LUN that is to have another volume has the one that it had until that is closed: nobody opens it a second time, and nothing is done
+// with it that wants it closed, whether or not the other volume can be opened. Then it is free.
+func TestSwapKeepsVolume(t *testing.T) {
+	for _, fails := range []bool{true, false} {
+		r, ref := rolled(t, nil)
+		r.create("b")
+		made, err := r.AddTarget(r.ctx(), spec.Target{Name: iqn + "other", Access: everybody()})
+		r.ok(err)
+		at, _, ended := r.begin("open", func(ctx context.Context) error {
+			return r.EditLUN(ctx, ref, 1, func(l *spec.LUN) error { l.Volume = "fake:b"; return nil })
+		})
+		r.refusedVolume(VolumeBusy, func() error { return r.RollbackVolume(r.ctx(), "fake:a", "s", true, nil) })
+		r.refusedVolume(VolumeInUse, func() error { return r.DeleteVolume(r.ctx(), "fake:a", true, true, nil) })
+		r.refusedVolume(VolumeBusy, func() error { return r.CreateSnapshot(r.ctx(), "fake:a", "s2", nil) })
+		opens := r.engine.Calls("open")
+		r.refusedVolume(OpenFailed, func() error {
+			_, err := r.AddLUN(r.ctx(), Ref{TID: made.TID}, spec.LUN{Number: 1, Volume: "fake:a"}, false)
+			return err
+		})
+		if n := r.engine.Calls("open") - opens; n != 0 {
+			t.Errorf("it was opened %d times more", n)
+		}
+		if fails {
+			at.Fail = &backstore.Error{Class: backstore.ClassOffline, Op: "open"}
+		}
+		close(at.Go)
+		if err := <-ended; (err != nil) != fails {
+			t.Fatal(err)
+		}
+		if fails {
+			r.refusedVolume(VolumeInUse, func() error { return r.DeleteVolume(r.ctx(), "fake:a", true, true, nil) })
+			r.ok(online(r, ref))
+			continue
+		}
+		r.ok(r.DeleteSnapshot(r.ctx(), "fake:a", "s", nil))
+		r.ok(r.DeleteVolume(r.ctx(), "fake:a", true, true, nil))
+		r.ok(r.EditLUN(r.ctx(), ref, 1, func(l *spec.LUN) error { l.Volume = ""; return nil })) // so is one that has none after it
+		r.ok(r.DeleteVolume(r.ctx(), "fake:b", true, true, nil))
+	}
+}
+
+// TestRollbackOfBusyStore: a volume whose store does not come to rest keeps its LUN's target from other changes for no longer than any change does.
+func TestRollbackOfBusyStore(t *testing.T) {
+	r, ref := rolled(t, nil, func(c *Config, _ *volumes.Engine) { c.CallTimeout = time.Second })
+	busy, err := r.byTID[ref.TID].live.PrepareSwap(r.ctx(), 1, nil) // it has the disk's turn from now on
+	r.ok(err)
+	if err := r.RollbackVolume(r.ctx(), "fake:a", "s", true, nil); CodeOf(err) != LUNInUse {
+		t.Errorf("%v", err)
+	}
+	r.ok(r.EditTarget(r.ctx(), ref, func(t *spec.Target) error { t.Alias = "x"; return nil }))
+	r.ok(busy.Abort(r.ctx()))
+	r.ok(r.RollbackVolume(r.ctx(), "fake:a", "s", true, nil))
+	r.ok(online(r, ref))
+}
+
+// TestSnapshotInUse: a snapshot that is a LUN is not deleted, nor served while it is.
+func TestSnapshotInUse(t *testing.T) {
+	r := newVolumeRig(t, nil)
+	r.snapped()
+	r.create("a@s")
+	ref := r.serve("old", "fake:a@s?readonly")
+	err := r.refusedVolume(VolumeInUse, func() error { return r.DeleteSnapshot(r.ctx(), "fake:a", "s", nil) })
+	if s := err.Error(); !strings.Contains(s, "fake:a@s is target "+iqn+"old LUN 1") {
+		t.Error(s)
+	}
+	r.ok(r.CreateSnapshot(r.ctx(), "fake:a", "t", nil))
+	r.ok(r.DeleteSnapshot(r.ctx(), "fake:a", "t", nil))
+	r.ok(r.RemoveLUN(r.ctx(), ref, 1, false))
+	at, _, ended := r.begin("deletesnapshot", func(ctx context.Context) error { return r.DeleteSnapshot(ctx, "fake:a", "s", nil) })
+	r.refusedVolume(VolumeBusy, func() error {
+		_, err := r.AddLUN(r.ctx(), ref, spec.LUN{Number: 1, Volume: "fake:a@s?readonly"}, false)
+		return err
+	})
+	close(at.Go)
+	r.ok(<-ended)
 }

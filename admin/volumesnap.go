@@ -75,6 +75,15 @@ func (m *Manager) DeleteSnapshot(ctx context.Context, uri, name string, p backst
 		}
 		d.detail = fmt.Sprintf("%s, %q", n, name)
 		w := &volumeWork{what: fmt.Sprintf("its snapshot %q is being deleted", name), holds: []held{{n: n, key: n.key, hold: changing}}}
+		if n.can.SnapshotURI != nil {
+			if uri := n.can.SnapshotURI(n.u, name); uri != "" { // engines may not know who reads it
+				s, err := m.name(uri)
+				if err != nil {
+					return err
+				}
+				w.holds = append(w.holds, held{n: s, key: s.key, hold: whole})
+			}
+		}
 		err = m.volumeWork(ctx, w, false, p, func(ctx context.Context, _ backstore.Store, p backstore.Progress) error {
 			return n.can.DeleteSnapshot(ctx, n.u, name, p)
 		})

@@ -44,6 +44,8 @@ func (m *Manager) yieldsLocked(h held, d *disk) error {
 // yield closes the volume of a LUN that is offline, for w.
 func (m *Manager) yield(ctx context.Context, w *volumeWork, d *disk) error {
 	ref := Ref{TID: d.e.tid}
+	ctx, stop := context.WithTimeoutCause(ctx, m.cfg.CallTimeout, fmt.Errorf("not within %v", m.cfg.CallTimeout)) // w has hours, and the turn is everybody's
+	defer stop()
 	e, give, err := m.holdDisk(ctx, ref, d.lun)
 	if err != nil {
 		return err

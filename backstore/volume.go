@@ -82,6 +82,8 @@ type Volumes struct {
 	Snapshot       func(ctx context.Context, u *URI, name string, p Progress) error
 	Snapshots      func(ctx context.Context, u *URI) ([]Snapshot, error) // oldest first
 	DeleteSnapshot func(ctx context.Context, u *URI, name string, p Progress) error
+	// SnapshotURI names a snapshot as a volume that can be opened, which it is not while it is deleted; empty: there can be none such. Nil: none can be opened.
+	SnapshotURI func(u *URI, name string) string
 	// Rollback gives a volume that is open nowhere the contents (and the size) that it had at the snapshot.
 	Rollback func(ctx context.Context, u *URI, name string, p Progress) error
 

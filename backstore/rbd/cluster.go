@@ -134,19 +134,6 @@ func (cl *cluster) close() {
 	cl.conn.Shutdown()
 }
 
-// number is a configuration value that is a number.
-func (cl *cluster) number(name string, def int64) int64 {
-	v, err := cl.conn.GetConfigOption(name)
-	if err != nil {
-		return def
-	}
-	n, err := strconv.ParseInt(v, 10, 64)
-	if err != nil || n <= 0 {
-		return def
-	}
-	return n
-}
-
 // failed makes a driver's error of one of librados, librbd or the system.
 func failed(op, what string, err error) error {
 	var be *backstore.Error

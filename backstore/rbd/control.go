@@ -91,7 +91,8 @@ func (s *Store) WatchSize(changed func(size int64)) {
 	s.mu.Unlock()
 }
 
-// Resize changes the image's size. When ctx ends, librbd stops at its next step; what was cut off by then is gone.
+// Resize changes the image's size. When ctx ends, librbd stops at its next step, which is not waited for; what was cut off by then is gone. What it comes to
+// is told as if somebody else had done it.
 func (s *Store) Resize(ctx context.Context, size int64) error {
 	if size <= 0 || size%blockSize != 0 {
 		return &backstore.Error{Class: backstore.ClassRange, Op: "resize", Cause: fmt.Errorf("%d bytes are no positive multiple of %d", size, blockSize)}
@@ -102,17 +103,30 @@ func (s *Store) Resize(ctx context.Context, size int64) error {
 	if err := s.hold("resize"); err != nil {
 		return err
 	}
-	defer s.control.Done()
 	s.mu.Lock()
 	s.told = size // the watch says nothing new with it
 	s.mu.Unlock()
-	err := s.img.Resize(ctx, size, true, func(int64, int64) {})
-	if err != nil {
-		s.resized()
-		return failed("resize", "image "+s.cfg.spec.String(), err)
-	}
-	s.settle(size)
-	return nil
+	_, err := within(ctx, "resize", func() (struct{}, error) {
+		defer s.control.Done()
+		if err := s.img.Resize(ctx, size, true, func(int64, int64) {}); err != nil {
+			s.forget()
+			s.resized()
+			return struct{}{}, failed("resize", "image "+s.cfg.spec.String(), err)
+		}
+		s.settle(size)
+		return struct{}{}, nil
+	}, func(struct{}) { // nobody waits for it any more
+		s.forget()
+		s.settle(size)
+	})
+	return err
+}
+
+// forget has the next size told whatever it is.
+func (s *Store) forget() {
+	s.mu.Lock()
+	s.told = 0
+	s.mu.Unlock()
 }
 
 // PresentSize asks the cluster for the image's size.
@@ -120,7 +134,7 @@ func (s *Store) PresentSize(ctx context.Context) (int64, error) {
 	if err := s.hold("size"); err != nil {
 		return 0, err
 	}
-	return within(ctx, func() (int64, error) {
+	return within(ctx, "size", func() (int64, error) {
 		defer s.control.Done()
 		img, err := librbd.Open(s.cl.io.Pointer(), s.cfg.image, s.cfg.snap, true)
 		if err != nil {
@@ -145,7 +159,7 @@ func (s *Store) AdoptSize(ctx context.Context, size int64) error {
 	if err := s.hold("size"); err != nil {
 		return err
 	}
-	now, err := within(ctx, func() (int64, error) {
+	now, err := within(ctx, "size", func() (int64, error) {
 		defer s.control.Done()
 		n, err := s.img.Size()
 		if err != nil {
@@ -169,7 +183,7 @@ func (s *Store) AdoptSize(ctx context.Context, size int64) error {
 	return nil
 }
 
-// Snapshot takes a snapshot: librbd lets what is in flight end first, and holds back what comes meanwhile.
+// Snapshot takes a snapshot: librbd lets what is in flight end first, and holds back what comes meanwhile. One that is there when ctx has ended is deleted again.
 func (s *Store) Snapshot(ctx context.Context, name string, _ backstore.Progress) error {
 	if s.cfg.readOnly {
 		return &backstore.Error{Class: backstore.ClassReadOnly, Op: "snapshot"}
@@ -177,12 +191,27 @@ func (s *Store) Snapshot(ctx context.Context, name string, _ backstore.Progress)
 	if err := s.hold("snapshot"); err != nil {
 		return err
 	}
-	_, err := within(ctx, func() (struct{}, error) {
+	what := s.cfg.spec.String() + "@" + name
+	unwanted := func() {
+		if err := s.img.SnapRemove(context.Background(), name, func(int64, int64) {}); err != nil {
+			s.warn("the snapshot " + what + ", which came too late, could not be deleted: " + err.Error())
+		}
+	}
+	_, err := within(ctx, "snapshot", func() (struct{}, error) {
 		defer s.control.Done()
 		if err := s.img.SnapCreate(name); err != nil {
-			return struct{}{}, failed("snapshot", s.cfg.spec.String()+"@"+name, err)
+			return struct{}{}, failed("snapshot", what, err)
+		}
+		if err := ctx.Err(); err != nil {
+			unwanted()
+			return struct{}{}, failed("snapshot", what, err)
 		}
 		return struct{}{}, nil
-	}, func(struct{}) {})
+	}, func(struct{}) { // at that very moment
+		if s.hold("snapshot") == nil {
+			defer s.control.Done()
+			unwanted()
+		}
+	})
 	return err
 }

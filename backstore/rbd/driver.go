@@ -27,7 +27,7 @@ func open(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.openTime)
 	defer cancel()
-	s, err := within(ctx, func() (*Store, error) { return openStore(ctx, c, o) }, func(s *Store) { s.discard() })
+	s, err := within(ctx, "open", func() (*Store, error) { return openStore(ctx, c, o) }, func(s *Store) { s.discard() })
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func open(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore
 }
 
 // within runs f, which blocks, until ctx ends. What f returns later than that is given to late.
-func within[T any](ctx context.Context, f func() (T, error), late func(T)) (T, error) {
+func within[T any](ctx context.Context, op string, f func() (T, error), late func(T)) (T, error) {
 	type result struct {
 		v   T
 		err error
@@ -56,5 +56,5 @@ func within[T any](ctx context.Context, f func() (T, error), late func(T)) (T, e
 		}
 	}()
 	var none T
-	return none, &backstore.Error{Class: backstore.ClassOffline, Op: "open", Cause: fmt.Errorf("the cluster does not answer: %w", context.Cause(ctx))}
+	return none, &backstore.Error{Class: backstore.ClassOffline, Op: op, Cause: fmt.Errorf("the cluster does not answer: %w", context.Cause(ctx))}
 }

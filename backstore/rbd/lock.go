@@ -213,7 +213,7 @@ func (s *Store) Fence(ctx context.Context) error {
 		s.control.Done()
 		return failed("fence", "asking for our own address", err)
 	}
-	_, err = within(ctx, func() (struct{}, error) {
+	_, err = within(ctx, "fence", func() (struct{}, error) {
 		defer s.control.Done()
 		return struct{}{}, s.cl.shutOut(ctx, s.cfg, own)
 	}, func(struct{}) {})

@@ -133,6 +133,40 @@ func noImage(s spec) error {
 	return &backstore.Error{Class: backstore.ClassNotFound, Op: "open", Cause: fmt.Errorf("there is no image %s", s)}
 }
 
+// cached finds out whether librbd has a cache: the image's own configuration, and its pool's, go before what the URI says.
+func (s *Store) cached() error {
+	c := s.cfg
+	for name, off := range map[string]string{"rbd_cache": "false", "rbd_persistent_cache_mode": "disabled"} {
+		now, err := s.img.Config(name)
+		switch {
+		case errors.Is(err, syscall.ENOENT): // this librbd does not have it
+		case err != nil:
+			return failed("open", "asking for "+name+" of image "+c.spec.String(), err)
+		case now == off || s.volatile:
+		case !s.locked && !c.readOnly:
+			return &backstore.Error{Class: backstore.ClassUnsupported, Op: "open", Cause: fmt.Errorf("image %s is shared, and %s=%s is set of it, or of its pool: "+
+				"that would hide what others write; `rbd config image set %s %s %s`", c.spec, name, now, c.spec, name, off)}
+		default:
+			s.volatile = true
+			s.warn(fmt.Sprintf("%s has a cache, since %s=%s is set of the image or of its pool", c.spec, name, now))
+		}
+	}
+	return nil
+}
+
+// number is a configuration value of the image that is a number.
+func (s *Store) number(name string, def int64) int64 {
+	v, err := s.img.Config(name)
+	if err != nil {
+		return def
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil || n <= 0 {
+		return def
+	}
+	return n
+}
+
 // describe fills in Info.
 func (s *Store) describe() error {
 	c := s.cfg
@@ -155,7 +189,10 @@ func (s *Store) describe() error {
 	if size < blockSize {
 		return &backstore.Error{Class: backstore.ClassRange, Op: "open", Cause: fmt.Errorf("image %s has %d bytes: less than a block of %d", c.spec, size, blockSize)}
 	}
-	granule := s.cl.number("rbd_discard_granularity_bytes", defGranule)
+	if err := s.cached(); err != nil {
+		return err
+	}
+	granule := s.number("rbd_discard_granularity_bytes", defGranule)
 	granule = min(max(granule, physicalBlock), object)
 	identity := "rbd:" + s.cl.fsid + "/" + strconv.FormatInt(s.cl.pool, 10) + "/" + id
 	if c.snap != "" {

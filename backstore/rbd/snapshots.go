@@ -95,6 +95,16 @@ func deleteSnapshot(ctx context.Context, u *backstore.URI, name string, p backst
 	})
 }
 
+// snapshotURI names a snapshot as a volume. Who has that open is not known to the cluster, and reads zeroes when it is deleted.
+func snapshotURI(u *backstore.URI, name string) string {
+	c, err := parseImage(u, backstore.Options{})
+	if err != nil || c.snap != "" {
+		return ""
+	}
+	c.snap = name
+	return c.uri(c.spec)
+}
+
 // protect gives a snapshot the protection that clones of the first format want, or takes it off.
 func (cl *cluster) protect(c *config, snap string, on bool) error {
 	img, err := rbd.OpenImage(cl.io, c.image, rbd.NoSnapshot)
@@ -125,7 +135,9 @@ func rollback(ctx context.Context, u *backstore.URI, name string, p backstore.Pr
 		if err != nil {
 			return failed("rollback", "image "+c.spec.String(), err)
 		}
-		err = img.Rollback(ctx, name, p.Report)
+		if err = cl.steady(); err == nil { // what would be given up could be applied later, over what is written by then
+			err = img.Rollback(ctx, name, p.Report)
+		}
 		if cerr := img.Close(); err == nil {
 			err = cerr
 		}

@@ -247,7 +247,8 @@ func (s *Store) errorOf(sl *slot, e librbd.End) error {
 	switch n {
 	case syscall.EILSEQ:
 		if r.Op == backstore.CompareAndWrite {
-			err.Class, err.Off, err.Cause = backstore.ClassMiscompare, e.Mismatch, nil
+			// It tells the place within the object as if it had compared from the object's start on.
+			err.Class, err.Off, err.Cause = backstore.ClassMiscompare, e.Mismatch%compareBytes, nil
 			return err
 		}
 	case syscall.ENOSPC, syscall.EDQUOT:

@@ -5,6 +5,7 @@ package rbd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,7 +83,11 @@ func TestSnapshotImage(t *testing.T) {
 	if err := volumes().Snapshot(t.Context(), parseURI(t, c.uri(name, "")), "s", nil); err != nil {
 		t.Fatal(err)
 	}
-	snap := mustOpen(t, c.uri(name+"@s", ""), backstore.Options{})
+	named := parseURI(t, volumes().SnapshotURI(parseURI(t, c.uri(name, "inflight=8")), "s"))
+	if want := parseURI(t, c.uri(name+"@s", "")); key(named) != key(want) {
+		t.Errorf("the snapshot is named %s, want %s", named, want)
+	}
+	snap := mustOpen(t, named.String(), backstore.Options{})
 	i := snap.Info()
 	head := mustOpen(t, c.uri(name, ""), backstore.Options{})
 	if !i.ReadOnly || i.Volume != name+"@s" || i.Identity == head.Info().Identity || !strings.HasPrefix(i.Identity, head.Info().Identity) {
@@ -207,4 +212,25 @@ func TestDiscardedWhileOpening(t *testing.T) {
 		t.Error("opened with a context that has ended")
 	}
 	closeAll(t, mustOpen(t, c.uri(name, "lock=wait"), backstore.Options{})) // what was opened late is closed
+}
+
+// TestMiscompareInLaterObjects: where the data differs is told within the request, whichever of the image's objects it lies in.
+func TestMiscompareInLaterObjects(t *testing.T) {
+	c := start(t)
+	s := mustOpen(t, c.uri(c.create(t, 32<<20), ""), backstore.Options{})
+	h := backstoretest.NewHarness(t, s, false)
+	defer h.Close()
+	for _, off := range []int64{0, 512, 4<<20 - 512, 4 << 20, 12<<20 + 1024} {
+		h.Write(off, bytes.Repeat([]byte{7}, 512), 0)
+		for _, at := range []int64{0, 3, 511} {
+			wrong := bytes.Repeat([]byte{7}, 512)
+			wrong[at]++
+			err := h.Do(&backstore.Request{Op: backstore.CompareAndWrite, Off: off, Len: 512, Compare: wrong, Buf: make([]byte, 512)})
+			h.WantClass(err, backstore.ClassMiscompare, "other data")
+			var e *backstore.Error
+			if errors.As(err, &e); e.Off != at {
+				t.Errorf("at %d: miscompare at %d, want %d", off, e.Off, at)
+			}
+		}
+	}
 }

@@ -23,16 +23,16 @@ const listers = 8
 // volumes is what the driver can do with images besides opening them.
 func volumes() *backstore.Volumes {
 	return &backstore.Volumes{Create: create, List: list, Stat: stat, Resize: resize, Delete: remove, Trash: trash, Restore: restore, Purge: purge,
-		Snapshot: snapshot, Snapshots: snapshots, DeleteSnapshot: deleteSnapshot, Rollback: rollback, Clone: clone, Flatten: flatten}
+		Snapshot: snapshot, Snapshots: snapshots, DeleteSnapshot: deleteSnapshot, SnapshotURI: snapshotURI, Rollback: rollback, Clone: clone, Flatten: flatten}
 }
 
 // with runs f, which changes nothing, as a client of c's cluster. When ctx ends first, f is left to end by itself.
 func with[T any](ctx context.Context, c *config, op string, f func(*cluster) (T, error)) (T, error) {
-	return within(ctx, func() (T, error) { return through(ctx, c, op, f) }, func(T) {})
+	return within(ctx, op, func() (T, error) { return through(ctx, c, op, f) }, func(T) {})
 }
 
 // through runs f as a client of c's cluster, to its end: what changes an image may not go on behind the back of whoever has been told that it has
-// ended. librbd stops long work when ctx ends, and c.openTime bounds each answer of the cluster.
+// ended. librbd stops long work when ctx ends, and c.openTime bounds each answer of the cluster, but where f has said cl.steady.
 func through[T any](ctx context.Context, c *config, op string, f func(*cluster) (T, error)) (v T, err error) {
 	if err := ctx.Err(); err != nil {
 		return v, failed(op, c.spec.String(), err)
@@ -264,7 +264,9 @@ func resize(ctx context.Context, u *backstore.URI, size int64, shrink bool, p ba
 		if err != nil {
 			return failed("resize", "image "+c.spec.String(), err)
 		}
-		err = img.Resize(ctx, size, shrink, p.Report)
+		if err = cl.steady(); err == nil { // what would be given up could cut off later what is written by then
+			err = img.Resize(ctx, size, shrink, p.Report)
+		}
 		if cerr := img.Close(); err == nil {
 			err = cerr
 		}
@@ -328,7 +330,7 @@ func place(ctx context.Context, u *backstore.URI, op string) (c *config, cl *clu
 }
 
 func trash(ctx context.Context, u *backstore.URI) ([]backstore.TrashedVolume, error) {
-	return within(ctx, func() (out []backstore.TrashedVolume, err error) {
+	return within(ctx, "trash", func() (out []backstore.TrashedVolume, err error) {
 		c, cl, named, err := place(ctx, u, "trash")
 		if err != nil {
 			return nil, err

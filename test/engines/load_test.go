@@ -211,16 +211,6 @@ func (l *load) progress(t *testing.T, n int64, limit time.Duration) {
 	}
 }
 
-// hold lets the load go on for a while.
-func (l *load) hold(t *testing.T, d time.Duration) {
-	t.Helper()
-	select {
-	case <-l.broken:
-		t.Fatalf("the load: %v", l.err)
-	case <-time.After(d):
-	}
-}
-
 // stop ends the load and says what came of it.
 func (l *load) stop(t *testing.T) {
 	t.Helper()

@@ -3,6 +3,7 @@
 package engines
 
 import (
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -52,26 +53,53 @@ func (l *longhornInstance) Grow(t *testing.T, uri string, size int64) {
 
 func (l *longhornInstance) Faults(uri string) []Fault {
 	e := l.by[uri]
-	bad := 0 // the replica that is to be replaced
-	replace := func(*testing.T) { bad = e.Rebuild(bad) }
+	pair := []int{0, 1} // the replicas; it is the first that is broken
+	replace := func(k int) { pair[k] = e.Rebuild(pair[k]) }
+	// anew starts the engine anew. It goes on with the replica that had written most, and has the other rebuilt.
+	anew := func() {
+		e.Restart()
+		for k, i := range pair {
+			if e.Mode(i) == "ERR" {
+				e.KillReplica(i)
+				replace(k)
+			}
+		}
+	}
 	return []Fault{
-		{Name: "a replica killed", For: 3 * time.Second, Break: func(*testing.T) { e.KillReplica(bad) }, Heal: replace},
+		{Name: "a replica killed", For: 3 * time.Second, Break: func(*testing.T) { e.KillReplica(pair[0]) }, Heal: func(*testing.T) { replace(0) }},
 		// The engine gives it up after 8 s; until then whatever it has a part in waits.
 		{Name: "a replica frozen", For: 12 * time.Second, Silent: true,
-			Break: func(*testing.T) { e.SignalReplica(bad, syscall.SIGSTOP) },
-			Heal:  func(t *testing.T) { e.WaitMode(bad, "ERR"); e.KillReplica(bad); replace(t) }},
+			Break: func(*testing.T) { e.SignalReplica(pair[0], syscall.SIGSTOP) },
+			Heal:  func(*testing.T) { e.WaitMode(pair[0], "ERR"); e.KillReplica(pair[0]); replace(0) }},
 		{Name: "the controller killed", For: 3 * time.Second, Silent: true,
-			Break: func(*testing.T) { e.KillController() }, Heal: func(*testing.T) { e.Restart() }},
+			Break: func(*testing.T) { e.KillController() }, Heal: func(*testing.T) { anew() }},
 		{Name: "the controller silent for 30 s", For: 30 * time.Second, Silent: true,
-			Break: func(*testing.T) { e.Signal(syscall.SIGSTOP) }, Heal: func(*testing.T) { e.Signal(syscall.SIGCONT) }},
+			Break: func(*testing.T) { e.Signal(syscall.SIGSTOP) },
+			Heal: func(t *testing.T) {
+				lost := e.Thaw(pair...)
+				if len(lost) > 0 {
+					t.Logf("it has given up %d of its replicas", len(lost))
+				}
+				if len(lost) == len(pair) { // as Longhorn does
+					e.KillController()
+					anew()
+					return
+				}
+				for k, i := range pair {
+					if slices.Contains(lost, i) {
+						e.KillReplica(i)
+						replace(k)
+					}
+				}
+			}},
 		// What has no replica left answers each command with an error; they wait all the same.
 		{Name: "both replicas killed", For: 3 * time.Second, Silent: true,
-			Break: func(*testing.T) { e.KillReplica(bad); e.KillReplica(1) },
+			Break: func(*testing.T) { e.KillReplica(pair[0]); e.KillReplica(pair[1]) },
 			Heal: func(*testing.T) {
-				e.StartReplica(bad)
-				e.StartReplica(1)
+				e.StartReplica(pair[0])
+				e.StartReplica(pair[1])
 				e.KillController()
-				e.Restart()
+				anew()
 			}},
 	}
 }

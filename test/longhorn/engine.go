@@ -192,6 +192,34 @@ func (e *Engine) StopController() {
 // Signal sends a signal to the controller: SIGSTOP freezes it, SIGCONT lets it go on.
 func (e *Engine) Signal(s syscall.Signal) { e.control.signal(s) }
 
+// judged is how long a controller that goes on may need to take replicas to be silent: it looks every second.
+const judged = 5 * time.Second
+
+// Thaw has a controller go on that was frozen (SIGSTOP), and returns those of the replicas that it gives up, if any. One that stood still for longer than it gives
+// a replica may find that this was silent before it reads what it has answered (longhorn-engine 1.12: whichever comes first, by chance).
+func (e *Engine) Thaw(replicas ...int) (lost []int) {
+	e.t.Helper()
+	e.Signal(syscall.SIGCONT)
+	tick := time.NewTicker(judged / 20)
+	defer tick.Stop()
+	for over := time.After(judged); ; {
+		lost = nil
+		for _, i := range replicas {
+			if e.Mode(i) == "ERR" {
+				lost = append(lost, i)
+			}
+		}
+		if len(lost) == len(replicas) {
+			return lost
+		}
+		select {
+		case <-over:
+			return lost
+		case <-tick.C:
+		}
+	}
+}
+
 // KillReplica kills a replica (SIGKILL).
 func (e *Engine) KillReplica(i int) {
 	e.replicas[i].p.kill()

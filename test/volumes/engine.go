@@ -53,12 +53,17 @@ func New(scheme string) *Engine {
 // Driver is the engine's. Its options are a secret, which it does not read, and readonly.
 func (e *Engine) Driver() backstore.Driver {
 	v := &backstore.Volumes{Options: []string{"stripe"}, Create: e.create, List: e.list, Stat: e.stat, Resize: e.resize, Delete: e.delete, Trash: e.listTrash, Restore: e.restore,
-		Purge: e.purge, Snapshot: e.snapshot, Snapshots: e.snapshots, DeleteSnapshot: e.deleteSnapshot, Rollback: e.rollback, Clone: e.clone, Flatten: e.flatten}
+		Purge: e.purge, Snapshot: e.snapshot, Snapshots: e.snapshots, DeleteSnapshot: e.deleteSnapshot, SnapshotURI: e.snapshotURI, Rollback: e.rollback, Clone: e.clone, Flatten: e.flatten}
 	if e.Can != nil {
 		e.Can(v)
 	}
 	return backstore.Driver{Scheme: e.scheme, Help: e.scheme + ":NAME — a volume in memory, for tests", Options: []string{"secret", "readonly"},
 		Traits: []string{"fua", "discard"}, Open: e.open, Volumes: v}
+}
+
+// snapshotURI names a snapshot as a volume. The engine does not open them: a volume of that name stands for it.
+func (e *Engine) snapshotURI(u *backstore.URI, name string) string {
+	return e.scheme + ":" + u.Path + "@" + name
 }
 
 // A Point is where the next operation of a kind stops half way.

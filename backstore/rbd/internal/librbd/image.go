@@ -97,6 +97,15 @@ func (i *Image) ID() (string, error) {
 	return C.GoString(&buf[0]), err
 }
 
+// Config is what the image has for an option of Ceph's: its own metadata and its pool's go before what the client is configured with.
+func (i *Image) Config(name string) (string, error) {
+	n := C.CString(name)
+	defer C.free(unsafe.Pointer(n))
+	var buf [256]C.char
+	err := errno(C.lunar_config(i.c, n, &buf[0], C.size_t(len(buf))))
+	return C.GoString(&buf[0]), err
+}
+
 // LockAcquire takes the exclusive lock, not to be handed over to whoever asks.
 func (i *Image) LockAcquire() error { return errno(C.rbd_lock_acquire(i.c, C.RBD_LOCK_MODE_EXCLUSIVE)) }
 

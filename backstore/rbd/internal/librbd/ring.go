@@ -38,7 +38,7 @@ type Command struct {
 type End struct {
 	Slot     int
 	Ret      int64 // bytes or 0, or a negative errno
-	Mismatch int64 // CompareAndWrite: the first difference, within the request
+	Mismatch int64 // CompareAndWrite: the first difference, within the request, behind where the object begins in the image
 }
 
 // A Ring carries requests to one image and back. One goroutine at a time calls it, but for Wake.

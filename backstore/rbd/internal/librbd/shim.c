@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -143,6 +145,28 @@ static void updated(void *arg)
 int lunar_watch(struct lunar_ring *r, rbd_image_t image, uint64_t *handle)
 {
 	return rbd_update_watch(image, handle, updated, r);
+}
+
+int lunar_config(rbd_image_t image, const char *name, char *out, size_t room)
+{
+	rbd_config_option_t *all = NULL;
+	int n = 0, ret = rbd_config_image_list(image, NULL, &n);
+	while (ret == -ERANGE) {
+		free(all);
+		all = calloc(n, sizeof *all);
+		if (!all)
+			return -ENOMEM;
+		ret = rbd_config_image_list(image, all, &n);
+	}
+	if (ret >= 0) {
+		ret = -ENOENT;
+		for (int i = 0; i < n; i++)
+			if (!strcmp(all[i].name, name))
+				ret = (size_t)snprintf(out, room, "%s", all[i].value) < room ? 0 : -ERANGE;
+		rbd_config_image_list_cleanup(all, n);
+	}
+	free(all);
+	return ret;
 }
 
 static int progress(uint64_t done, uint64_t total, void *arg)

@@ -20,7 +20,7 @@ struct lunar_cmd {
 struct lunar_end {
 	uint32_t slot;
 	int64_t ret;
-	uint64_t mismatch; // LUNAR_CAW: where the data differs, within the request
+	uint64_t mismatch; // LUNAR_CAW: where the data differs, within the request, behind where the object begins in the image
 };
 
 struct lunar_ring;
@@ -50,6 +50,9 @@ void lunar_submit(struct lunar_ring *r, rbd_image_t image, uint32_t n);
 int64_t lunar_reap(struct lunar_ring *r); // how many; below 0: -1 - how many, and the image has changed
 void lunar_wake(struct lunar_ring *r);
 int lunar_watch(struct lunar_ring *r, rbd_image_t image, uint64_t *handle);
+
+// lunar_config copies what the image has for an option of Ceph's, by its own metadata, its pool's or the client's configuration; -ENOENT: there is none.
+int lunar_config(rbd_image_t image, const char *name, char *out, size_t room);
 
 // How far long work is; Go reads and writes it beside.
 struct lunar_progress {

@@ -27,18 +27,27 @@ type Remote struct {
 // Driver returns the driver of the scheme "gotgt". remotes, which may be nil, are volumes by name; any other volume is TYPE:PATH, where the type is
 // registered with gotgt (scsi.RegisterBackingStore).
 func Driver(remotes map[string]Remote) backstore.Driver {
+	left := &backstore.Leftovers{}
 	return backstore.Driver{
 		Scheme:  scheme,
 		Help:    "gotgt:TYPE:PATH — a back end written for gotgt, as gotgt:file:/srv/disk.img; workers=8 inflight=256 discard readonly",
 		Options: []string{"workers", "inflight", "discard", "readonly"},
 		Traits:  []string{"fua"},
 		Open: func(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
-			return open(ctx, u, o, remotes)
+			if err := left.Check(u.Path, "open"); err != nil {
+				return nil, err
+			}
+			st, err := open(ctx, u, o, remotes)
+			if err != nil {
+				return nil, err
+			}
+			st.left, st.key = left, u.Path
+			return st, nil
 		},
 	}
 }
 
-func open(ctx context.Context, u *backstore.URI, o backstore.Options, remotes map[string]Remote) (backstore.Store, error) {
+func open(ctx context.Context, u *backstore.URI, o backstore.Options, remotes map[string]Remote) (*Store, error) {
 	c := Config{Volume: u.Path}
 	var err error
 	if c.Workers, err = number(u, "workers", DefaultWorkers, maxWorkers); err != nil {
@@ -73,7 +82,7 @@ func open(ctx context.Context, u *backstore.URI, o backstore.Options, remotes ma
 }
 
 // openLocal opens a back end off the caller's goroutine: gotgt's Open knows no time limit.
-func openLocal(ctx context.Context, bs api.BackingStore, path string, c Config) (backstore.Store, error) {
+func openLocal(ctx context.Context, bs api.BackingStore, path string, c Config) (*Store, error) {
 	type opened struct {
 		st  *Store
 		err error

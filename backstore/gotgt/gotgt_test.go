@@ -366,3 +366,36 @@ func (b *lossy) Sync() (int, error) {
 	}
 	return 0, nil
 }
+
+// A volume that was closed while its back end was at a write is not opened anew before that has returned.
+func TestOpenAfterOrphan(t *testing.T) {
+	m := &memory{b: make([]byte, 1<<20), held: make(chan struct{})}
+	reg := backstore.NewRegistry(Driver(map[string]Remote{"vol1": {Store: m, Size: 1 << 20}}))
+	u, err := backstore.ParseURI("gotgt:vol1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := reg.Open(t.Context(), u, backstore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(completer, 1)
+	st.Submit(&backstore.Request{Op: backstore.Write, Len: 512, Buf: make([]byte, 512), C: ended})
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := st.Close(over); backstore.ClassOf(err) != backstore.ClassBusy {
+		t.Errorf("Close: %v", err)
+	}
+	if _, err := reg.Open(t.Context(), u, backstore.Options{}); err == nil || backstore.ClassOf(err) != backstore.ClassBusy {
+		t.Errorf("opened with a write of before under way: %v", err)
+	}
+	close(m.held)
+	<-ended
+	st.(*Store).workers.Wait()
+	if st, err = reg.Open(t.Context(), u, backstore.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -41,11 +41,14 @@ type Config struct {
 type Store struct {
 	b    backend
 	info backstore.Info
+	left *backstore.Leftovers // of the driver; nil: nobody asks
+	key  string
 
 	mu      sync.Mutex // guards everything below
 	work    sync.Cond  // there is a request, or none will come any more
 	queue   queue
 	pending int // requests that have not ended
+	changes int // of them, those that change the volume
 	failed  error
 	closing bool
 	drained chan struct{} // closed when closing and no request is left
@@ -130,6 +133,9 @@ func (s *Store) Submit(r *backstore.Request) backstore.Outcome {
 		r.Err = &backstore.Error{Class: backstore.ClassBusy, Op: r.Op.String(), Off: r.Off, Cause: errInFlight}
 	default:
 		s.pending++
+		if changes(r.Op) {
+			s.changes++
+		}
 		s.queue.push(r)
 		s.work.Signal()
 		return backstore.Pending
@@ -161,6 +167,9 @@ func (s *Store) serve() {
 		}
 		s.mu.Lock()
 		s.pending--
+		if changes(r.Op) {
+			s.changes--
+		}
 		if s.closing && s.pending == 0 {
 			close(s.drained)
 		}
@@ -257,9 +266,11 @@ func class(err error) backstore.Class {
 
 // Close waits for what is in flight, syncs and closes the back end. See backstore.Store.
 func (s *Store) Close(ctx context.Context) error {
+	leave := s.left.Enter(s.key, s.changing)
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
+		leave()
 		return &backstore.Error{Class: backstore.ClassOffline, Op: "close", Cause: backstore.ErrClosed}
 	}
 	s.closing = true
@@ -269,7 +280,7 @@ func (s *Store) Close(ctx context.Context) error {
 	s.work.Broadcast()
 	s.mu.Unlock()
 	ended := make(chan error, 1)
-	go func() { ended <- s.finish() }()
+	go func() { ended <- s.finish(leave) }()
 	select {
 	case err := <-ended:
 		return err
@@ -280,9 +291,18 @@ func (s *Store) Close(ctx context.Context) error {
 	return &backstore.Error{Class: backstore.ClassBusy, Op: "close", Cause: fmt.Errorf("%d calls to the back end have not returned: %w", s.pending, context.Cause(ctx))}
 }
 
+func changes(o backstore.Op) bool { return o == backstore.Write || o == backstore.Discard }
+
+func (s *Store) changing() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changes
+}
+
 // finish ends the back end's use, once nothing is in flight.
-func (s *Store) finish() (err error) {
+func (s *Store) finish(leave func()) (err error) {
 	<-s.drained
+	leave()
 	s.workers.Wait()
 	if !s.info.ReadOnly {
 		err = s.sync(0, s.info.Size)

@@ -9,9 +9,11 @@ import (
 // Close releases everything, when the requests in flight have ended and the store is attached to no loop. When ctx ends first, the
 // store lives on until both are so. There is nothing to flush.
 func (s *Store) Close(ctx context.Context) error {
+	leave := s.left.Enter(s.key, s.changing)
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
+		leave()
 		return &backstore.Error{Class: backstore.ClassOffline, Op: "close", Cause: backstore.ErrClosed}
 	}
 	s.closing = true
@@ -28,10 +30,12 @@ func (s *Store) Close(ctx context.Context) error {
 	end := make(chan struct{})
 	go func() {
 		defer close(end)
-		for _, c := range []chan struct{}{idle, detached} {
-			if c != nil {
-				<-c
-			}
+		if idle != nil {
+			<-idle
+		}
+		leave()
+		if detached != nil {
+			<-detached
 		}
 		s.release()
 	}()
@@ -41,6 +45,18 @@ func (s *Store) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		return &backstore.Error{Class: backstore.ClassBusy, Op: "close", Cause: ctx.Err()}
 	}
+}
+
+// changing is how many requests are in flight that change the volume.
+func (s *Store) changing() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.req != nil && changes(sl.typ) {
+			n++
+		}
+	}
+	return n
 }
 
 // release gives back descriptors, clocks and goroutines. No request is in flight.

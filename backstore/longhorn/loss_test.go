@@ -347,6 +347,54 @@ func TestOrphan(t *testing.T) {
 	ended(h, 1)
 }
 
+// A volume that was closed with a write under way is not opened anew, nor rolled back, before that has ended: it would be sent again behind the
+// back of whoever has it then.
+func TestOpenAfterOrphan(t *testing.T) {
+	e := newEngine(t, 1<<20)
+	u, err := backstore.ParseURI(e.uri(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := Driver()
+	reg := backstore.NewRegistry(d)
+	open := func() (*Store, error) {
+		st, err := reg.Open(t.Context(), u, backstore.Options{})
+		if err != nil {
+			return nil, err
+		}
+		return st.(*Store), nil
+	}
+	st, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold := make(chan struct{})
+	e.answers(func(c *engineConn, h header, _ []byte) bool { <-hold; return false })
+	w := write(0, fill(sector, 1))
+	end := make(signal, 1)
+	w.C = end
+	if out := st.Submit(w); out != backstore.Pending {
+		t.Fatalf("outcome %d", out)
+	}
+	st.Kick()
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	wantClass(t, st.Close(over), backstore.ClassBusy, "close")
+	_, err = open()
+	wantClass(t, err, backstore.ClassBusy, "1 writes from before")
+	wantClass(t, d.Volumes.Rollback(t.Context(), u, "s", nil), backstore.ClassBusy, "1 writes from before")
+	e.answers(nil)
+	close(hold)
+	<-end
+	<-st.ctx.Done()
+	if st, err = open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // An engine that starts its frontend has the volume opened and answers nothing meanwhile: with the size given it is not waited for.
 func TestOpenedBeforeItAnswers(t *testing.T) {
 	bothWays(t, func(t *testing.T, attach bool) {

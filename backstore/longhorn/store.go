@@ -31,6 +31,8 @@ type Store struct {
 	cfg  *config
 	info backstore.Info
 	warn func(string)
+	left *backstore.Leftovers // of the driver; nil: nobody asks
+	key  string
 
 	ctx    context.Context // ends with release
 	cancel context.CancelFunc
@@ -78,15 +80,28 @@ type Store struct {
 
 // Driver returns the driver of the scheme "longhorn".
 func Driver() backstore.Driver {
+	left := &backstore.Leftovers{}
 	return backstore.Driver{
 		Scheme:  "longhorn",
 		Help:    "longhorn:VOLUME?engine=HOST:PORT — a volume of a Longhorn engine on this machine; socket=PATH size=SIZE inflight=256 offline_after=0 readonly shared",
-		Options: optionNames, Open: open, Key: key, Volumes: volumes(),
+		Options: optionNames, Key: key, Volumes: volumes(left),
+		Open: func(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
+			volume := key(u)
+			if err := left.Check(volume, "open"); err != nil {
+				return nil, err
+			}
+			s, err := open(ctx, u, o)
+			if err != nil {
+				return nil, err
+			}
+			s.left, s.key = left, volume
+			return s, nil
+		},
 		Traits: []string{"discard", "snapshots", "follows growth"},
 	}
 }
 
-func open(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
+func open(ctx context.Context, u *backstore.URI, o backstore.Options) (*Store, error) {
 	c, err := parse(u, o)
 	if err != nil {
 		return nil, err

@@ -24,9 +24,22 @@ const leaveTime = 2 * time.Second
 
 // volumes is what the driver can do with volumes besides opening them. Making and deleting them is the business of Longhorn's manager,
 // which knows nodes and disks; an engine knows one volume. Clones are whole copies, so there is nothing to flatten.
-func volumes() *backstore.Volumes {
+func volumes(left *backstore.Leftovers) *backstore.Volumes {
 	return &backstore.Volumes{List: list, Stat: stat, Resize: resize, Snapshot: snapshot, Snapshots: snapshots,
-		DeleteSnapshot: deleteSnapshot, Rollback: rollback, Clone: clone}
+		DeleteSnapshot: deleteSnapshot,
+		Rollback: func(ctx context.Context, u *backstore.URI, name string, p backstore.Progress) error {
+			if err := left.Check(key(u), "rollback"); err != nil {
+				return err
+			}
+			return rollback(ctx, u, name, p)
+		},
+		Clone: func(ctx context.Context, u *backstore.URI, name string, to *backstore.URI, p backstore.Progress) error {
+			if err := left.Check(key(to), "clone"); err != nil {
+				return err
+			}
+			return clone(ctx, u, name, to, p)
+		},
+	}
 }
 
 func opError(op string, class backstore.Class, format string, args ...any) error {

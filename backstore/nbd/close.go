@@ -9,9 +9,11 @@ import (
 // Close flushes, says good-bye to the server and releases everything, when the requests in flight have ended and
 // the store is attached to no loop. When ctx ends first, the store lives on until both are so.
 func (s *Store) Close(ctx context.Context) error {
+	leave := s.left.Enter(s.key, s.changing)
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
+		leave()
 		return &backstore.Error{Class: backstore.ClassOffline, Op: "close", Cause: backstore.ErrClosed}
 	}
 	s.closing = true
@@ -22,13 +24,25 @@ func (s *Store) Close(ctx context.Context) error {
 	detached := s.detached
 	s.mu.Unlock()
 	end := make(chan error, 1)
-	go func() { end <- s.wind(idle, detached) }()
+	go func() { end <- s.wind(idle, detached, leave) }()
 	select {
 	case err := <-end:
 		return err
 	case <-ctx.Done():
 		return &backstore.Error{Class: backstore.ClassBusy, Op: "close", Cause: ctx.Err()}
 	}
+}
+
+// changing is how many requests are in flight that change the volume.
+func (s *Store) changing() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.req != nil && changes(sl.cmd) {
+			n++
+		}
+	}
+	return n
 }
 
 // whenIdle returns a channel that is closed with the end of the last request, or nil when there is none.
@@ -42,11 +56,13 @@ func (s *Store) whenIdle() chan struct{} {
 
 // wind waits for the last request and for the loop to let go, flushes and releases. Either channel may be nil, with
 // nothing to wait for.
-func (s *Store) wind(idle, detached chan struct{}) error {
-	for _, c := range []chan struct{}{idle, detached} {
-		if c != nil {
-			<-c
-		}
+func (s *Store) wind(idle, detached chan struct{}, leave func()) error {
+	if idle != nil {
+		<-idle
+	}
+	leave()
+	if detached != nil {
+		<-detached
 	}
 	err := s.lastFlush()
 	s.release()

@@ -38,6 +38,8 @@ type Store struct {
 	ex   *export
 	info backstore.Info
 	warn func(string)
+	left *backstore.Leftovers // of the drivers; nil: nobody asks
+	key  string
 
 	ctx    context.Context // ends with release
 	cancel context.CancelFunc
@@ -98,6 +100,19 @@ func Drivers() []backstore.Driver {
 	options := []string{"socket", "connections", "inflight", "offline_after", "restart", "readonly", "shared"}
 	withTLS := append(slices.Clone(options), tlsOptions[:]...)
 	traits := []string{"reconnects", "follows growth"}
+	left := &backstore.Leftovers{}
+	guarded := func(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
+		volume := key(u)
+		if err := left.Check(volume, "open"); err != nil {
+			return nil, err
+		}
+		st, err := open(ctx, u, o)
+		if err != nil {
+			return nil, err
+		}
+		st.left, st.key = left, volume
+		return st, nil
+	}
 	var ds []backstore.Driver
 	for _, d := range []backstore.Driver{
 		{Scheme: "nbd", Help: "nbd://host:10809/export" + help, Traits: traits},
@@ -106,7 +121,7 @@ func Drivers() []backstore.Driver {
 		{Scheme: "nbds+unix", Help: "nbds+unix:///export?socket=/run/nbd.sock" + secure, Traits: append(slices.Clone(traits), "tls")},
 	} {
 		// Those of TLS are known to all four, so that one in the wrong place is refused with the reason.
-		d.Options, d.Open, d.Key, d.Volumes = withTLS, open, key, volumes()
+		d.Options, d.Open, d.Key, d.Volumes = withTLS, guarded, key, volumes()
 		ds = append(ds, d)
 	}
 	for _, scheme := range []string{"nbd+vsock", "nbds+vsock"} {
@@ -116,7 +131,7 @@ func Drivers() []backstore.Driver {
 	return ds
 }
 
-func open(ctx context.Context, u *backstore.URI, o backstore.Options) (backstore.Store, error) {
+func open(ctx context.Context, u *backstore.URI, o backstore.Options) (*Store, error) {
 	c, err := parse(u, o)
 	if err != nil {
 		return nil, err

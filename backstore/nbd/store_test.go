@@ -524,3 +524,65 @@ func TestWire(t *testing.T) {
 		}
 	}
 }
+
+// A volume that was closed with a write under way is not opened anew before that has ended, however long its server is away: it would be sent again
+// behind the back of who opens it then, and take the place of what is newer. Reads do not matter, nor other volumes.
+func TestOpenAfterOrphan(t *testing.T) {
+	s, other := newServer(t, "unix").start(), newServer(t, "unix").start()
+	hold := make(chan struct{})
+	s.answer = func(*srvConn, srvRequest) bool { <-hold; return false }
+	reg := backstore.NewRegistry(Drivers()...)
+	open := func(s *server) (*Store, error) {
+		t.Helper()
+		u, err := backstore.ParseURI(s.uri("&restart=safe"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := reg.Open(t.Context(), u, backstore.Options{})
+		if err != nil {
+			return nil, err
+		}
+		return st.(*Store), nil
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	leave := func(r *backstore.Request) (*Store, done) {
+		t.Helper()
+		st, err := open(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := make(done, 1)
+		r.C = d
+		if out := st.Submit(r); out != backstore.Pending {
+			t.Fatalf("outcome %d", out)
+		}
+		st.Kick()
+		classIs(t, st.Close(over), backstore.ClassBusy)
+		return st, d
+	}
+	reader, readEnd := leave(read(0, 8))
+	writer, writeEnd := leave(write(0, fill(8, 1))) // opened in spite of the read
+	_, err := open(s)
+	classIs(t, err, backstore.ClassBusy)
+	if st, err := open(other); err != nil {
+		t.Error(err)
+	} else if err := st.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	close(hold)
+	for _, d := range []done{readEnd, writeEnd} {
+		if r := <-d; r.Err != nil {
+			t.Error(r.Err)
+		}
+	}
+	<-reader.ctx.Done()
+	<-writer.ctx.Done()
+	st, err := open(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -214,7 +214,7 @@ func (s *Store) sync(off, n int64) error {
 	if err := s.syncAndNote(off, n); err != nil {
 		return err
 	}
-	s.syncing.Lock() // waits for those beside it
+	s.syncing.Lock()   // waits for those beside it
 	s.syncing.Unlock() //nolint:staticcheck // nothing is done while it is held
 	s.mu.Lock()
 	defer s.mu.Unlock()

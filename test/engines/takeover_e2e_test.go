@@ -5,6 +5,7 @@ package engines
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -279,4 +280,9 @@ func (p *pair) each(t *testing.T, code byte, out func(at, n int) []byte, in func
 			in(res.Data)
 		}
 	}
+}
+
+func isViolation(err error) bool {
+	var v *history.Violation
+	return errors.As(err, &v)
 }

@@ -62,12 +62,17 @@ var (
 	refusedRow = regexp.MustCompile(`(?m)^  2   [1-4] .*\n`)
 	// The octets are of the initiator's login, too.
 	octets = regexp.MustCompile(`(?m)^( +\d+ +\d+) +\d+ +\d+( +\d+ +\d+ +\d+ +\d+)$`)
-	rbd    = "    rbd (bsoflags sync:direct)\n" // the samples' tgtd had Debian's tgt-rbd
+	// lunard serves what forks of tgt do, and lists it as they do.
+	forks = regexp.MustCompile(`(?m)^    (curve|longhorn)\n`)
+	rbd   = "    rbd (bsoflags sync:direct)\n" // the samples' tgtd had Debian's tgt-rbd
 )
 
 // served is a sample or an output as this daemon can have it.
 func (p *plant) served(s string) string {
 	s = strings.ReplaceAll(s, rbd, "")
+	if p.daemon == lunard {
+		s = forks.ReplaceAllString(s, "")
+	}
 	s = octets.ReplaceAllString(s, "$1 octets octets$2")
 	if p.portal != "" {
 		s = strings.ReplaceAll(s, p.portal, "127.0.0.1:13260")

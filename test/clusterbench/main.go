@@ -105,7 +105,7 @@ func run(ctx context.Context, o *options) (err error) {
 		}
 	}
 	return t.Report(err, o.out, "In front of a block cluster",
-		fmt.Sprintf("%d interleaved rounds of %.0f s: IOPS, and processor time in µs an I/O of lunard, tgtd or, for the driver alone, this program; medians", o.rounds, o.seconds))
+		fmt.Sprintf("%d interleaved rounds of %.3g s: IOPS, and processor time in µs an I/O of lunard, tgtd or, for the driver alone, this program; medians", o.rounds, o.seconds))
 }
 
 // engine measures the rows of one engine.

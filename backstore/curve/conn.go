@@ -35,7 +35,7 @@ type conn struct {
 
 	inSet bool // in the epoll set
 
-	sendq     queue
+	sendq     backstore.Queue
 	sendBytes int  // data queued
 	headSent  int  // bytes of the first queued request that the socket has
 	blocked   bool // the socket is full
@@ -70,12 +70,12 @@ func (c *conn) take(r *backstore.Request) {
 	case backstore.Write:
 		c.sendBytes += len(r.Buf)
 	}
-	c.sendq.push(r)
+	c.sendq.Push(r)
 }
 
 // send gives the socket what is queued until it is full.
 func (c *conn) send() {
-	for c.sendq.head != nil && !c.noSend {
+	for c.sendq.Head() != nil && !c.noSend {
 		total := c.gather()
 		c.msg.Iov = &c.iov[0]
 		c.msg.SetIovlen(c.niov)
@@ -106,7 +106,7 @@ func (c *conn) gather() (total int) {
 	c.niov = 0
 	skip, n := c.headSent, 0
 	heads := c.heads[:0]
-	for r := c.sendq.head; r != nil && n < maxBatch && total < maxSend; r = r.Next {
+	for r := c.sendq.Head(); r != nil && n < maxBatch && total < maxSend; r = r.Next {
 		start := len(heads)
 		heads = c.appendHead(heads, r)
 		h := heads[start:]
@@ -155,8 +155,8 @@ func (c *conn) lay(b []byte) int {
 // advance takes n sent bytes off the queue.
 func (c *conn) advance(n int) {
 	n += c.headSent
-	for i := 0; c.sendq.head != nil; i++ {
-		r := c.sendq.head
+	for i := 0; c.sendq.Head() != nil; i++ {
+		r := c.sendq.Head()
 		data := 0
 		if r.Op == backstore.Write {
 			data = len(r.Buf)
@@ -167,7 +167,7 @@ func (c *conn) advance(n int) {
 		n -= c.sizes[i] + data
 		c.sendBytes -= data
 		c.s.slots[r.Slot].sent = true
-		c.sendq.pop()
+		c.sendq.Pop()
 	}
 	c.headSent = n
 }

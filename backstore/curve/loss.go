@@ -11,9 +11,9 @@ import (
 func (s *Store) lost(c *conn, why error) {
 	s.forget(c)
 	closeFd(c.fd)
-	c.fd, c.dst, c.sendq = -1, nil, queue{}
+	c.fd, c.dst, c.sendq = -1, nil, backstore.Queue{}
 	s.c = nil
-	waiting := s.wait.n
+	waiting := s.wait.Len()
 	for i := range s.slots {
 		if sl := &s.slots[i]; sl.c == c {
 			// One that the socket has not wholly taken, the server has not read: a frame is dealt with when it is complete.
@@ -21,7 +21,7 @@ func (s *Store) lost(c *conn, why error) {
 			s.assign(uint16(i)) // which lets it wait
 		}
 	}
-	s.remark("the connection to nebd-server is lost (%v), %d requests in flight", why, s.wait.n-waiting)
+	s.remark("the connection to nebd-server is lost (%v), %d requests in flight", why, s.wait.Len()-waiting)
 	s.since = time.Now()
 	if s.cfg.offline > 0 {
 		s.outage = time.AfterFunc(s.cfg.offline, s.expire)
@@ -43,17 +43,17 @@ func (s *Store) expire() {
 	}
 	s.away = true
 	q := s.wait
-	s.wait = queue{}
+	s.wait = backstore.Queue{}
 	ended := 0
-	for r := q.pop(); r != nil; r = q.pop() {
+	for r := q.Pop(); r != nil; r = q.Pop() {
 		if s.slots[r.Slot].doubt {
-			s.wait.push(r)
+			s.wait.Push(r)
 			continue
 		}
 		ended++
 		s.end(uint16(r.Slot), &backstore.Error{Class: backstore.ClassOffline, Op: r.Op.String(), Off: r.Off, Cause: errAway})
 	}
-	s.remark("away for %v: %d requests ended, %d writes wait that may be carried out yet", s.cfg.offline, ended, s.wait.n)
+	s.remark("away for %v: %d requests ended, %d writes wait that may be carried out yet", s.cfg.offline, ended, s.wait.Len())
 }
 
 // reconnect makes a new connection, for as long as it takes.
@@ -110,7 +110,7 @@ func (s *Store) renew(file int32) {
 func (s *Store) adopt() {
 	if c := s.fresh; c != nil {
 		s.fresh = nil
-		s.remark("back after %v, %d requests waiting", time.Since(s.since).Round(time.Millisecond), s.wait.n)
+		s.remark("back after %v, %d requests waiting", time.Since(s.since).Round(time.Millisecond), s.wait.Len())
 		if s.outage != nil {
 			s.outage.Stop()
 		}
@@ -125,8 +125,8 @@ func (s *Store) adopt() {
 		}
 	}
 	q := s.wait
-	s.wait = queue{}
-	for r := q.pop(); r != nil; r = q.pop() {
+	s.wait = backstore.Queue{}
+	for r := q.Pop(); r != nil; r = q.Pop() {
 		s.assign(uint16(r.Slot))
 	}
 }

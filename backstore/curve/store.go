@@ -37,10 +37,10 @@ type Store struct {
 	info  backstore.Info
 	slots []slot
 	free  []uint16
-	seq   uint64 // of the last sending
-	c     *conn  // nil while the server is away
-	wait  queue  // requests that no connection has
-	win   []byte // where replies are read
+	seq   uint64          // of the last sending
+	c     *conn           // nil while the server is away
+	wait  backstore.Queue // requests that no connection has
+	win   []byte          // where replies are read
 
 	// After an error that says "later" nothing is sent until again has fired.
 	held  bool
@@ -59,7 +59,7 @@ type Store struct {
 	detached chan struct{} // closed when closing and the loop has let go
 
 	poller
-	done  queue // ended, to be completed when the lock is let go
+	done  backstore.Queue // ended, to be completed when the lock is let go
 	warns []string
 }
 
@@ -211,7 +211,7 @@ func (s *Store) submit(r *backstore.Request) backstore.Outcome {
 	r.Slot = uint64(i)
 	s.assign(i)
 	// A caller that never ends its batch must not stand still.
-	if c := s.c; c != nil && (c.sendq.n >= maxBatch || c.sendBytes >= maxSend) && !c.blocked {
+	if c := s.c; c != nil && (c.sendq.Len() >= maxBatch || c.sendBytes >= maxSend) && !c.blocked {
 		c.send()
 	}
 	return backstore.Pending
@@ -241,7 +241,7 @@ func (s *Store) assign(i uint16) {
 	sl := &s.slots[i]
 	sl.sent, sl.cookie, sl.c = false, 0, nil
 	if s.c == nil || s.c.noSend || s.held {
-		s.wait.push(sl.req)
+		s.wait.Push(sl.req)
 		return
 	}
 	s.seq++
@@ -257,7 +257,7 @@ func (s *Store) Kick() {
 }
 
 func (s *Store) sendAll() {
-	if c := s.c; c != nil && c.sendq.head != nil && !c.blocked {
+	if c := s.c; c != nil && c.sendq.Head() != nil && !c.blocked {
 		c.send()
 	}
 }
@@ -269,7 +269,7 @@ func (s *Store) end(i uint16, err error) {
 	*sl = slot{}
 	s.free = append(s.free, i)
 	r.Err = err
-	s.done.push(r)
+	s.done.Push(r)
 	if s.idle != nil && len(s.free) == len(s.slots) {
 		close(s.idle)
 		s.idle = nil
@@ -279,9 +279,9 @@ func (s *Store) end(i uint16, err error) {
 // unlock lets go of the lock and delivers what came of holding it.
 func (s *Store) unlock() {
 	done, warns := s.done, s.warns
-	s.done, s.warns = queue{}, nil
+	s.done, s.warns = backstore.Queue{}, nil
 	s.mu.Unlock()
-	for r := done.pop(); r != nil; r = done.pop() {
+	for r := done.Pop(); r != nil; r = done.Pop() {
 		r.C.Complete(r)
 	}
 	for _, w := range warns {
@@ -291,30 +291,4 @@ func (s *Store) unlock() {
 
 func (s *Store) remark(format string, a ...any) {
 	s.warns = append(s.warns, s.v.nebd+": "+fmt.Sprintf(format, a...))
-}
-
-// A queue is a list of requests through their Next.
-type queue struct {
-	head, tail *backstore.Request
-	n          int
-}
-
-func (q *queue) push(r *backstore.Request) {
-	r.Next = nil
-	if q.head == nil {
-		q.head = r
-	} else {
-		q.tail.Next = r
-	}
-	q.tail = r
-	q.n++
-}
-
-func (q *queue) pop() *backstore.Request {
-	r := q.head
-	if r != nil {
-		q.head, r.Next = r.Next, nil
-		q.n--
-	}
-	return r
 }

@@ -113,7 +113,7 @@ func bare(t testing.TB, rs ...*backstore.Request) (*Store, *conn) {
 		}
 		s.slots[r.Slot].sent = true
 	}
-	s.c.sendq = queue{}
+	s.c.sendq = backstore.Queue{}
 	return s, s.c
 }
 
@@ -164,8 +164,8 @@ func TestAnswersInPieces(t *testing.T) {
 			}
 			stream = stream[n:]
 		}
-		if s.done.n != len(rs) {
-			t.Fatalf("%d of %d have ended", s.done.n, len(rs))
+		if s.done.Len() != len(rs) {
+			t.Fatalf("%d of %d have ended", s.done.Len(), len(rs))
 		}
 		for i, r := range rs {
 			if r.Err != nil || r.Op == backstore.Read && !bytes.Equal(r.Buf, data(8192, byte(i))) {
@@ -219,13 +219,13 @@ func TestHostileAnswers(t *testing.T) {
 				t.Fatalf("%v", err)
 			}
 			if tc.class == waits {
-				if s.done.n != 0 {
+				if s.done.Len() != 0 {
 					t.Errorf("the request has ended: %v", r.Err)
 				}
 				return
 			}
-			if s.done.n != 1 || backstore.ClassOf(r.Err) != tc.class {
-				t.Errorf("%d requests have ended, %v", s.done.n, r.Err)
+			if s.done.Len() != 1 || backstore.ClassOf(r.Err) != tc.class {
+				t.Errorf("%d requests have ended, %v", s.done.Len(), r.Err)
 			}
 			// The stream goes on behind it.
 			next := read(0, 4096)
@@ -252,21 +252,21 @@ func TestLater(t *testing.T) {
 		r, w := read(0, 4096), write(4096, make([]byte, 4096))
 		s, c := bare(t, r)
 		old := s.slots[0].cookie
-		if err := c.feed(brpc.AppendResponse(nil, code, "later", int64(old), nil, 0)); err != nil || s.done.n != 0 {
-			t.Fatalf("code %d: %v, and %d have ended: %v", code, err, s.done.n, r.Err)
+		if err := c.feed(brpc.AppendResponse(nil, code, "later", int64(old), nil, 0)); err != nil || s.done.Len() != 0 {
+			t.Fatalf("code %d: %v, and %d have ended: %v", code, err, s.done.Len(), r.Err)
 		}
 		s.again.Stop()
 		w.C = ended{}
 		s.submit(w)
-		if s.wait.n != 2 {
-			t.Fatalf("%d wait", s.wait.n)
+		if s.wait.Len() != 2 {
+			t.Fatalf("%d wait", s.wait.Len())
 		}
 		s.held = false // what the timer does
 		s.adopt()
-		if s.wait.n != 0 || s.c.sendq.n != 2 || s.slots[0].cookie == old {
-			t.Fatalf("%d wait, %d are to be sent", s.wait.n, s.c.sendq.n)
+		if s.wait.Len() != 0 || s.c.sendq.Len() != 2 || s.slots[0].cookie == old {
+			t.Fatalf("%d wait, %d are to be sent", s.wait.Len(), s.c.sendq.Len())
 		}
-		s.slots[0].sent, s.c.sendq = true, queue{}
+		s.slots[0].sent, s.c.sendq = true, backstore.Queue{}
 		if err := c.feed(answerTo(s, 0, ok, data(4096, 3))); err != nil || r.Err != nil || !bytes.Equal(r.Buf, data(4096, 3)) {
 			t.Errorf("the second answer: %v, %v", err, r.Err)
 		}
@@ -293,7 +293,7 @@ func FuzzAnswers(f *testing.F) {
 		}()
 		_ = c.feed(b) // an error is an answer
 		ends := map[*backstore.Request]int{}
-		for q := s.done.pop(); q != nil; q = s.done.pop() {
+		for q := s.done.Pop(); q != nil; q = s.done.Pop() {
 			if ends[q]++; ends[q] > 1 {
 				t.Fatalf("%v has ended twice", q.Op)
 			}

@@ -46,7 +46,7 @@ type Store struct {
 
 	mu      sync.Mutex // guards everything below
 	work    sync.Cond  // there is a request, or none will come any more
-	queue   queue
+	queue   backstore.Queue
 	pending int // requests that have not ended
 	changes int // of them, those that change the volume
 	failed  error
@@ -136,7 +136,7 @@ func (s *Store) Submit(r *backstore.Request) backstore.Outcome {
 		if changes(r.Op) {
 			s.changes++
 		}
-		s.queue.push(r)
+		s.queue.Push(r)
 		s.work.Signal()
 		return backstore.Pending
 	}
@@ -153,14 +153,14 @@ func (s *Store) serve() {
 	defer s.workers.Done()
 	s.mu.Lock()
 	for {
-		for s.queue.head == nil {
+		for s.queue.Head() == nil {
 			if s.closing {
 				s.mu.Unlock()
 				return
 			}
 			s.work.Wait()
 		}
-		r := s.queue.pop()
+		r := s.queue.Pop()
 		s.mu.Unlock()
 		if err := s.do(r); err != nil {
 			r.Err = &backstore.Error{Class: class(err), Op: r.Op.String(), Off: r.Off, Cause: err}
@@ -318,23 +318,4 @@ func (s *Store) finish(leave func()) (err error) {
 		return &backstore.Error{Class: class(err), Op: "close", Cause: err}
 	}
 	return nil
-}
-
-// A queue is a list of requests through their Next.
-type queue struct{ head, tail *backstore.Request }
-
-func (q *queue) push(r *backstore.Request) {
-	r.Next = nil
-	if q.head == nil {
-		q.head = r
-	} else {
-		q.tail.Next = r
-	}
-	q.tail = r
-}
-
-func (q *queue) pop() *backstore.Request {
-	r := q.head
-	q.head, r.Next = r.Next, nil
-	return r
 }

@@ -33,7 +33,7 @@ type conn struct {
 	stop  func() // ends the loop's watch; nil without one
 	inSet bool   // in the epoll set
 
-	sendq     queue
+	sendq     backstore.Queue
 	sendBytes int  // payload queued
 	headSent  int  // bytes of the first queued request that the socket has
 	ctl       ctl  // what is sent besides requests
@@ -66,7 +66,7 @@ func newConn(s *Store, fd int, size int64) *conn {
 
 func (c *conn) usable() bool { return !c.noSend && !c.retire }
 
-func (c *conn) hasWork() bool { return (c.sendq.head != nil || c.ctl.left > 0) && !c.noSend }
+func (c *conn) hasWork() bool { return (c.sendq.Head() != nil || c.ctl.left > 0) && !c.noSend }
 
 // take queues a slot's request.
 func (c *conn) take(sl *slot) {
@@ -78,7 +78,7 @@ func (c *conn) take(sl *slot) {
 	case typeWrite:
 		c.sendBytes += len(sl.req.Buf)
 	}
-	c.sendq.push(sl.req)
+	c.sendq.Push(sl.req)
 }
 
 // say queues a message without payload, unless one is under way.
@@ -122,7 +122,7 @@ func (c *conn) gather() (total int) {
 	if skip == 0 && c.ctl.left > 0 {
 		total += c.lay(c.ctl.b[headerSize-c.ctl.left:])
 	}
-	for r := c.sendq.head; r != nil && n < maxBatch && total < maxSend; r = r.Next {
+	for r := c.sendq.Head(); r != nil && n < maxBatch && total < maxSend; r = r.Next {
 		sl := &c.s.slots[r.Slot]
 		b := &c.heads[n]
 		n++
@@ -166,8 +166,8 @@ func (c *conn) advance(n int) {
 		n -= k
 	}
 	n += c.headSent
-	for c.sendq.head != nil {
-		sl := &c.s.slots[c.sendq.head.Slot]
+	for c.sendq.Head() != nil {
+		sl := &c.s.slots[c.sendq.Head().Slot]
 		payload := 0
 		if sl.typ == typeWrite {
 			payload = len(sl.req.Buf)
@@ -178,7 +178,7 @@ func (c *conn) advance(n int) {
 		n -= headerSize + payload
 		c.sendBytes -= payload
 		sl.sent = true
-		c.sendq.pop()
+		c.sendq.Pop()
 	}
 	c.headSent = n
 }

@@ -27,7 +27,7 @@ func (s *Store) lost(c *conn, proven bool, why error) {
 		if sl.c != c {
 			continue
 		}
-		begun := sl.sent || c.headSent > 0 && c.sendq.head == sl.req
+		begun := sl.sent || c.headSent > 0 && c.sendq.Head() == sl.req
 		if begun {
 			sl.resends++
 			sl.doubt = sl.doubt || !proven && changes(sl.typ)
@@ -42,7 +42,7 @@ func (s *Store) lost(c *conn, proven bool, why error) {
 			s.assign(uint16(i))
 		}
 	}
-	c.sendq = queue{}
+	c.sendq = backstore.Queue{}
 	if !s.reconnecting && !s.released {
 		s.reconnecting = true
 		s.wg.Add(1)
@@ -70,7 +70,7 @@ func (s *Store) goOn() {
 		s.outage.Stop()
 		s.outage = nil
 	}
-	s.remark("back after %v, %d requests waiting", time.Since(s.since).Round(time.Millisecond), s.wait.n)
+	s.remark("back after %v, %d requests waiting", time.Since(s.since).Round(time.Millisecond), s.wait.Len())
 	s.since, s.away, s.down = time.Time{}, false, ""
 }
 
@@ -83,17 +83,17 @@ func (s *Store) expire() {
 	}
 	s.away = true
 	q := s.wait
-	s.wait = queue{}
+	s.wait = backstore.Queue{}
 	ended := 0
-	for r := q.pop(); r != nil; r = q.pop() {
+	for r := q.Pop(); r != nil; r = q.Pop() {
 		if s.slots[r.Slot].doubt {
-			s.wait.push(r)
+			s.wait.Push(r)
 			continue
 		}
 		ended++
 		s.end(uint16(r.Slot), &backstore.Error{Class: backstore.ClassOffline, Op: r.Op.String(), Off: r.Off, Cause: errAway})
 	}
-	s.remark("away for %v: %d requests ended, %d writes wait that may still be carried out", s.cfg.offline, ended, s.wait.n)
+	s.remark("away for %v: %d requests ended, %d writes wait that may still be carried out", s.cfg.offline, ended, s.wait.Len())
 }
 
 // stall lets the request of a slot wait, with all others, until the engine can carry out requests again: it is there, and has
@@ -105,7 +105,7 @@ func (s *Store) stall(i uint16, why string) {
 	if r == &s.probe {
 		s.end(i, nil)
 	} else {
-		s.wait.push(r)
+		s.wait.Push(r)
 	}
 	if !s.stalled {
 		s.remark("requests wait: %s", why)
@@ -142,10 +142,10 @@ func (s *Store) postpone(i uint16, size int64) {
 		s.remark("the engine has %d bytes, and the disk %d: a request waits for up to %v", size, s.info.Size, s.cfg.grow)
 	}
 	sl.c, sl.seq, sl.sent = nil, 0, false
-	if s.later.head == nil {
+	if s.later.Head() == nil {
 		time.AfterFunc(s.cfg.minPause, s.tryLater)
 	}
-	s.later.push(sl.req)
+	s.later.Push(sl.req)
 }
 
 // tryLater sends again what was postponed.
@@ -153,8 +153,8 @@ func (s *Store) tryLater() {
 	s.mu.Lock()
 	defer s.unlock()
 	q := s.later
-	s.later = queue{}
-	for r := q.pop(); r != nil; r = q.pop() {
+	s.later = backstore.Queue{}
+	for r := q.Pop(); r != nil; r = q.Pop() {
 		if s.away && !s.slots[r.Slot].doubt {
 			s.end(uint16(r.Slot), &backstore.Error{Class: backstore.ClassOffline, Op: r.Op.String(), Off: r.Off, Cause: errAway})
 		} else {
@@ -184,8 +184,8 @@ func (s *Store) unstall() {
 func (s *Store) resume() {
 	s.goOn()
 	q := s.wait
-	s.wait = queue{}
-	for r := q.pop(); r != nil; r = q.pop() {
+	s.wait = backstore.Queue{}
+	for r := q.Pop(); r != nil; r = q.Pop() {
 		s.assign(uint16(r.Slot))
 	}
 }

@@ -310,7 +310,7 @@ func TestBeyond(t *testing.T) {
 		start(h, write(1<<20, fill(sector, 5)))
 		w.want(h, "the engine has 1048576 bytes, and the disk 2097152")
 		s.mu.Lock()
-		later := s.later.n + s.inFlight()
+		later := s.later.Len() + s.inFlight()
 		s.mu.Unlock()
 		if later == 0 {
 			t.Error("it does not wait")

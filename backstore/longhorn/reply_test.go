@@ -41,7 +41,7 @@ func bare(t testing.TB, rs ...*backstore.Request) (*Store, *conn) {
 
 // sendBare gives everything queued to a socket that is not there.
 func sendBare(c *conn) {
-	for c.sendq.head != nil || c.ctl.left > 0 {
+	for c.sendq.Head() != nil || c.ctl.left > 0 {
 		c.advance(c.gather())
 	}
 }
@@ -104,7 +104,7 @@ func TestBrokenProtocol(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
 			}
-			if n := s.done.n; n > 0 && tc.name != "answered twice" {
+			if n := s.done.Len(); n > 0 && tc.name != "answered twice" {
 				t.Errorf("%s: %d requests ended", tc.name, n)
 			}
 		}
@@ -149,8 +149,8 @@ func TestPing(t *testing.T) {
 		t.Error("more to send")
 	}
 	if err := c.feed(cat(message(header{seq: pingSlot, typ: typeResponse}, nil), message(header{seq: pingSlot, typ: typeError}, []byte("no")),
-		message(header{seq: firstSeq, typ: typeResponse, size: sector}, nil))); err != nil || c.s.done.n != 1 {
-		t.Errorf("%v, %d ended", err, c.s.done.n)
+		message(header{seq: firstSeq, typ: typeResponse, size: sector}, nil))); err != nil || c.s.done.Len() != 1 {
+		t.Errorf("%v, %d ended", err, c.s.done.Len())
 	}
 }
 
@@ -194,7 +194,7 @@ func FuzzEngine(f *testing.F) {
 			err = c.feed(says[:k])
 			says = says[k:]
 			sendBare(c)
-			for q := s.done.pop(); q != nil; q = s.done.pop() {
+			for q := s.done.Pop(); q != nil; q = s.done.Pop() {
 				ends[q]++
 			}
 		}
@@ -206,7 +206,7 @@ func FuzzEngine(f *testing.F) {
 		if len(s.free)+len(rs)-len(ends) != s.cfg.inFlight {
 			t.Fatalf("%d slots are free with %d of %d requests ended", len(s.free), len(ends), len(rs))
 		}
-		if waiting := s.wait.n + s.later.n; waiting > len(rs)-len(ends) {
+		if waiting := s.wait.Len() + s.later.Len(); waiting > len(rs)-len(ends) {
 			t.Fatalf("%d requests wait of %d", waiting, len(rs)-len(ends))
 		}
 		if c.inflight < 0 || c.reads < 0 || c.readBytes < 0 {

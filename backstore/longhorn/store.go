@@ -41,10 +41,10 @@ type Store struct {
 	mu     sync.Mutex // guards everything below
 	slots  []slot     // the last is the probe's
 	free   []uint16
-	count  uint32 // of sendings
-	c      *conn  // nil while there is none
-	wait   queue  // requests that no connection has
-	later  queue  // requests that are to be sent again in a moment
+	count  uint32          // of sendings
+	c      *conn           // nil while there is none
+	wait   backstore.Queue // requests that no connection has
+	later  backstore.Queue // requests that are to be sent again in a moment
 	win    []byte
 	probe  backstore.Request // asks an engine without replicas whether it has some again
 	asking bool              // it is under way
@@ -74,7 +74,7 @@ type Store struct {
 	detached chan struct{} // closed when closing and the loop has let go
 
 	poller
-	done  queue // ended, to be completed when the lock is let go
+	done  backstore.Queue // ended, to be completed when the lock is let go
 	warns []string
 }
 
@@ -213,7 +213,7 @@ func (s *Store) begin(r *backstore.Request) {
 	}
 	s.assign(i)
 	// A caller that never ends its batch must not stand still.
-	if c := s.slots[i].c; c != nil && (c.sendq.n >= maxBatch || c.sendBytes >= maxSend) && !c.blocked {
+	if c := s.slots[i].c; c != nil && (c.sendq.Len() >= maxBatch || c.sendBytes >= maxSend) && !c.blocked {
 		c.send()
 	}
 }
@@ -237,7 +237,7 @@ func (s *Store) assign(i uint16) {
 	sl := &s.slots[i]
 	if s.c == nil || !s.c.usable() || s.stalled && sl.req != &s.probe {
 		sl.c, sl.seq, sl.sent = nil, 0, false
-		s.wait.push(sl.req)
+		s.wait.Push(sl.req)
 		return
 	}
 	s.count++
@@ -273,7 +273,7 @@ func (s *Store) end(i uint16, err error) {
 	}
 	s.free = append(s.free, i)
 	r.Err = err
-	s.done.push(r)
+	s.done.Push(r)
 	if s.idle != nil && s.inFlight() == 0 {
 		close(s.idle)
 		s.idle = nil
@@ -286,7 +286,7 @@ func (s *Store) inFlight() int { return s.cfg.inFlight - len(s.free) }
 // unlock lets go of the lock and delivers what came of holding it.
 func (s *Store) unlock() {
 	done, warns := s.done, s.warns
-	s.done, s.warns = queue{}, nil
+	s.done, s.warns = backstore.Queue{}, nil
 	changed, size := s.changed, s.info.Size
 	if !s.notice {
 		changed = nil
@@ -296,7 +296,7 @@ func (s *Store) unlock() {
 	if changed != nil {
 		changed(size)
 	}
-	for r := done.pop(); r != nil; r = done.pop() {
+	for r := done.Pop(); r != nil; r = done.Pop() {
 		r.C.Complete(r)
 	}
 	for _, w := range warns {
@@ -306,32 +306,6 @@ func (s *Store) unlock() {
 
 func (s *Store) remark(format string, a ...any) {
 	s.warns = append(s.warns, s.info.Volume+": "+fmt.Sprintf(format, a...))
-}
-
-// A queue is a list of requests through their Next.
-type queue struct {
-	head, tail *backstore.Request
-	n          int
-}
-
-func (q *queue) push(r *backstore.Request) {
-	r.Next = nil
-	if q.head == nil {
-		q.head = r
-	} else {
-		q.tail.Next = r
-	}
-	q.tail = r
-	q.n++
-}
-
-func (q *queue) pop() *backstore.Request {
-	r := q.head
-	if r != nil {
-		q.head, r.Next = r.Next, nil
-		q.n--
-	}
-	return r
 }
 
 var (

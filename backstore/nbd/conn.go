@@ -44,7 +44,7 @@ type conn struct {
 	fastZero bool
 	context  uint32 // of base:allocation
 
-	sendq     queue
+	sendq     backstore.Queue
 	sendBytes int  // payload queued
 	headSent  int  // bytes of the first queued request that the socket has
 	inflight  int  // requests it has, sent or not
@@ -108,12 +108,12 @@ func (c *conn) take(sl *slot) {
 	case cmdWrite:
 		c.sendBytes += len(sl.req.Buf)
 	}
-	c.sendq.push(sl.req)
+	c.sendq.Push(sl.req)
 }
 
 // send gives the socket what is queued until it is full.
 func (c *conn) send() {
-	for c.sendq.head != nil && !c.noSend {
+	for c.sendq.Head() != nil && !c.noSend {
 		total := c.gather()
 		c.msg.Iov = &c.iov[0]
 		c.msg.SetIovlen(c.niov)
@@ -141,7 +141,7 @@ func (c *conn) send() {
 func (c *conn) gather() (total int) {
 	c.niov = 0
 	skip, n := c.headSent, 0
-	for r := c.sendq.head; r != nil && n < maxBatch && total < maxSend; r = r.Next {
+	for r := c.sendq.Head(); r != nil && n < maxBatch && total < maxSend; r = r.Next {
 		sl := &c.s.slots[r.Slot]
 		var flags uint16
 		if sl.cmd == cmdWrite {
@@ -215,8 +215,8 @@ func (c *conn) lay(b []byte) int {
 // advance takes n sent bytes off the queue.
 func (c *conn) advance(n int) {
 	n += c.headSent
-	for c.sendq.head != nil {
-		sl := &c.s.slots[c.sendq.head.Slot]
+	for c.sendq.Head() != nil {
+		sl := &c.s.slots[c.sendq.Head().Slot]
 		payload := 0
 		if sl.cmd == cmdWrite {
 			payload = len(sl.req.Buf)
@@ -227,7 +227,7 @@ func (c *conn) advance(n int) {
 		n -= c.headSize + payload
 		c.sendBytes -= payload
 		sl.sent = true
-		c.sendq.pop()
+		c.sendq.Pop()
 	}
 	c.headSent = n
 }

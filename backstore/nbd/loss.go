@@ -37,7 +37,7 @@ func (s *Store) lost(c *conn, proven bool, why error) {
 		if sl.c != c {
 			continue
 		}
-		begun := sl.sent || c.headSent > 0 && c.sendq.head == sl.req
+		begun := sl.sent || c.headSent > 0 && c.sendq.Head() == sl.req
 		if begun {
 			sl.resends++
 			sl.doubt = sl.doubt || !proven && changes(sl.cmd)
@@ -53,7 +53,7 @@ func (s *Store) lost(c *conn, proven bool, why error) {
 			s.assign(uint16(i))
 		}
 	}
-	c.sendq = queue{}
+	c.sendq = backstore.Queue{}
 	if !s.reconnecting && !s.released {
 		s.reconnecting = true
 		s.wg.Add(1)
@@ -98,12 +98,12 @@ func (s *Store) fail(err error) {
 	s.failed, s.suspect = err, false
 	s.remark("no more writes until it is opened anew: %v", err)
 	q := s.wait
-	s.wait = queue{}
-	for r := q.pop(); r != nil; r = q.pop() {
+	s.wait = backstore.Queue{}
+	for r := q.Pop(); r != nil; r = q.Pop() {
 		if s.slots[r.Slot].cmd == cmdFlush {
 			s.end(uint16(r.Slot), s.failedError(r))
 		} else {
-			s.wait.push(r)
+			s.wait.Push(r)
 		}
 	}
 }
@@ -140,17 +140,17 @@ func (s *Store) expire() {
 	}
 	s.away = true
 	q := s.wait
-	s.wait = queue{}
+	s.wait = backstore.Queue{}
 	ended := 0
-	for r := q.pop(); r != nil; r = q.pop() {
+	for r := q.Pop(); r != nil; r = q.Pop() {
 		if s.slots[r.Slot].doubt {
-			s.wait.push(r)
+			s.wait.Push(r)
 			continue
 		}
 		ended++
 		s.end(uint16(r.Slot), &backstore.Error{Class: backstore.ClassOffline, Op: r.Op.String(), Off: r.Off, Cause: errAway})
 	}
-	s.remark("away for %v: %d requests ended, %d writes wait that may still be carried out", s.cfg.offlineAfter, ended, s.wait.n)
+	s.remark("away for %v: %d requests ended, %d writes wait that may still be carried out", s.cfg.offlineAfter, ended, s.wait.Len())
 }
 
 // longer is the next pause between attempts.
@@ -232,7 +232,7 @@ func (s *Store) adopt() {
 			if s.outage != nil {
 				s.outage.Stop()
 			}
-			s.remark("back after %v, %d requests waiting", time.Since(s.since).Round(time.Millisecond), s.wait.n)
+			s.remark("back after %v, %d requests waiting", time.Since(s.since).Round(time.Millisecond), s.wait.Len())
 		}
 		c.era, c.birth = s.era, s.seq
 		s.conns[c.i] = c
@@ -248,8 +248,8 @@ func (s *Store) adopt() {
 	s.renew()
 	s.follow()
 	q := s.wait
-	s.wait = queue{}
-	for r := q.pop(); r != nil; r = q.pop() {
+	s.wait = backstore.Queue{}
+	for r := q.Pop(); r != nil; r = q.Pop() {
 		s.assign(uint16(r.Slot))
 	}
 }

@@ -465,14 +465,14 @@ func TestFlushOnSuccessor(t *testing.T) {
 	if err := next.feed(chunk(s.slots[f.Slot].cookie, 1, chunkNone, nil)); err != nil {
 		t.Fatal(err)
 	}
-	if s.done.n != 0 || s.slots[f.Slot].c != old || !s.suspect {
-		t.Fatalf("%d ended, suspect %v", s.done.n, s.suspect)
+	if s.done.Len() != 0 || s.slots[f.Slot].c != old || !s.suspect {
+		t.Fatalf("%d ended, suspect %v", s.done.Len(), s.suspect)
 	}
 	sendBare(old)
 	if err := old.feed(chunk(s.slots[f.Slot].cookie, 1, chunkNone, nil)); err != nil {
 		t.Fatal(err)
 	}
-	if s.done.n != 1 || f.Err != nil || s.suspect {
-		t.Fatalf("%d ended, %v, suspect %v", s.done.n, f.Err, s.suspect)
+	if s.done.Len() != 1 || f.Err != nil || s.suspect {
+		t.Fatalf("%d ended, %v, suspect %v", s.done.Len(), f.Err, s.suspect)
 	}
 }

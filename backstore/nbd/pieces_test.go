@@ -286,7 +286,7 @@ func FuzzPieces(f *testing.F) {
 			if !c.retire {
 				sendBare(c)
 			}
-			for q := s.done.pop(); q != nil; q = s.done.pop() {
+			for q := s.done.Pop(); q != nil; q = s.done.Pop() {
 				ended[q]++
 			}
 			for i := range s.slots {

@@ -365,11 +365,11 @@ func (c *conn) retired() {
 	}
 	c.retire = true
 	q := c.sendq
-	c.sendq, c.sendBytes = queue{}, 0
-	for r := q.pop(); r != nil; r = q.pop() {
+	c.sendq, c.sendBytes = backstore.Queue{}, 0
+	for r := q.Pop(); r != nil; r = q.Pop() {
 		sl := &c.s.slots[r.Slot]
-		if c.headSent > 0 && c.sendq.head == nil { // begun, so the rest must follow
-			c.sendq.push(r)
+		if c.headSent > 0 && c.sendq.Head() == nil { // begun, so the rest must follow
+			c.sendq.Push(r)
 			if sl.cmd == cmdWrite {
 				c.sendBytes = len(r.Buf)
 			}

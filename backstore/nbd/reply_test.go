@@ -100,7 +100,7 @@ func bareOf(t testing.TB, ex *export, rs ...*backstore.Request) (*Store, *conn) 
 
 // sendBare gives everything queued to a socket that is not there.
 func sendBare(c *conn) {
-	for c.sendq.head != nil {
+	for c.sendq.Head() != nil {
 		c.advance(c.gather())
 	}
 }
@@ -272,7 +272,7 @@ func TestShortReply(t *testing.T) {
 		if err := c.feed(says(s.slots[0].cookie)); err != nil {
 			t.Fatal(err)
 		}
-		if s.done.n != 1 {
+		if s.done.Len() != 1 {
 			t.Fatal("the read did not end")
 		}
 		classIs(t, r.Err, backstore.ClassTransport)
@@ -310,7 +310,7 @@ func TestSticky(t *testing.T) {
 }
 
 // unlockBare forgets completions: the requests of these tests have no Completer.
-func (s *Store) unlockBare() { s.done, s.pumping = queue{}, true }
+func (s *Store) unlockBare() { s.done, s.pumping = backstore.Queue{}, true }
 
 // A FUA read is a flush and then the read.
 func TestFUARead(t *testing.T) {
@@ -325,13 +325,13 @@ func TestFUARead(t *testing.T) {
 		t.Fatal(err)
 	}
 	sendBare(c)
-	if second := s.slots[0].cookie; second == first || s.slots[0].cmd != cmdRead || s.done.n != 0 {
+	if second := s.slots[0].cookie; second == first || s.slots[0].cmd != cmdRead || s.done.Len() != 0 {
 		t.Fatal("no read after the flush")
 	}
 	if err := c.feed(dataChunk(s.slots[0].cookie, 1, 0, []byte("data"))); err != nil {
 		t.Fatal(err)
 	}
-	if r.Err != nil || string(r.Buf) != "data" || s.done.n != 1 {
+	if r.Err != nil || string(r.Buf) != "data" || s.done.Len() != 1 {
 		t.Fatalf("%v %q", r.Err, r.Buf)
 	}
 }
@@ -360,7 +360,7 @@ func FuzzServer(f *testing.F) {
 			if !c.retire {
 				sendBare(c)
 			}
-			for q := s.done.pop(); q != nil; q = s.done.pop() {
+			for q := s.done.Pop(); q != nil; q = s.done.Pop() {
 				ended[q]++
 			}
 		}

@@ -53,9 +53,9 @@ type Store struct {
 	conns []*conn
 	live  int // of conns not nil
 	pace  pace
-	cur   *conn // takes this batch's requests
-	burst int   // how many it took
-	wait  queue // requests without a connection
+	cur   *conn           // takes this batch's requests
+	burst int             // how many it took
+	wait  backstore.Queue // requests without a connection
 	win   []byte
 
 	// What a lost server may have lost with it (package comment). A connection of an era up to askEra can
@@ -89,7 +89,7 @@ type Store struct {
 	detached chan struct{} // closed when closing and the loop has let go
 
 	poller
-	done  queue // ended, to be completed when the lock is let go
+	done  backstore.Queue // ended, to be completed when the lock is let go
 	warns []string
 }
 
@@ -302,7 +302,7 @@ func (s *Store) begin(r *backstore.Request) {
 		s.pace.begin(i, sl.c.inflight, time.Now)
 	}
 	// A caller that never ends its batch must not stand still.
-	if c := sl.c; c != nil && (c.sendq.n >= maxBatch || c.sendBytes >= maxSend) && !c.blocked {
+	if c := sl.c; c != nil && (c.sendq.Len() >= maxBatch || c.sendBytes >= maxSend) && !c.blocked {
 		c.send()
 	}
 }
@@ -313,7 +313,7 @@ func (s *Store) assign(i uint16) {
 	c := s.pick(sl.cmd == cmdFlush)
 	sl.c, sl.sent, sl.errno, sl.text, sl.errOff, sl.cover = c, false, 0, "", 0, sl.cover[:0]
 	if c == nil {
-		s.wait.push(sl.req)
+		s.wait.Push(sl.req)
 		return
 	}
 	if sl.cmd > cmdFlush {
@@ -365,7 +365,7 @@ func (s *Store) Kick() {
 
 func (s *Store) sendAll() {
 	for _, c := range s.conns {
-		if c != nil && c.sendq.head != nil && !c.blocked {
+		if c != nil && c.sendq.Head() != nil && !c.blocked {
 			c.send()
 		}
 	}
@@ -379,7 +379,7 @@ func (s *Store) end(i uint16, err error) {
 	sl.req, sl.c, sl.cookie, sl.text = nil, nil, 0, ""
 	s.free = append(s.free, i)
 	r.Err = err
-	s.done.push(r)
+	s.done.Push(r)
 	if s.idle != nil && len(s.free) == len(s.slots) {
 		close(s.idle)
 		s.idle = nil
@@ -389,7 +389,7 @@ func (s *Store) end(i uint16, err error) {
 // unlock lets go of the lock and delivers what came of holding it.
 func (s *Store) unlock() {
 	done, warns := s.done, s.warns
-	s.done, s.warns = queue{}, nil
+	s.done, s.warns = backstore.Queue{}, nil
 	changed, size := s.changed, s.info.Size
 	if !s.notice {
 		changed = nil
@@ -399,7 +399,7 @@ func (s *Store) unlock() {
 	if changed != nil {
 		changed(size)
 	}
-	for r := done.pop(); r != nil; r = done.pop() {
+	for r := done.Pop(); r != nil; r = done.Pop() {
 		r.C.Complete(r)
 	}
 	for _, w := range warns {
@@ -409,30 +409,4 @@ func (s *Store) unlock() {
 
 func (s *Store) remark(format string, a ...any) {
 	s.warns = append(s.warns, s.info.Volume+": "+fmt.Sprintf(format, a...))
-}
-
-// A queue is a list of requests through their Next.
-type queue struct {
-	head, tail *backstore.Request
-	n          int
-}
-
-func (q *queue) push(r *backstore.Request) {
-	r.Next = nil
-	if q.head == nil {
-		q.head = r
-	} else {
-		q.tail.Next = r
-	}
-	q.tail = r
-	q.n++
-}
-
-func (q *queue) pop() *backstore.Request {
-	r := q.head
-	if r != nil {
-		q.head, r.Next = r.Next, nil
-		q.n--
-	}
-	return r
 }

@@ -326,15 +326,15 @@ func TestKickSendsOnce(t *testing.T) {
 			}
 		}
 		c := h.st.conns[0]
-		if c.sendq.n != 32 || c.headSent != 0 {
-			t.Fatalf("%d of 32 requests are queued before Kick", c.sendq.n)
+		if c.sendq.Len() != 32 || c.headSent != 0 {
+			t.Fatalf("%d of 32 requests are queued before Kick", c.sendq.Len())
 		}
 		if total := c.gather(); total != 32*requestSize || c.niov != 1 {
 			t.Fatalf("a batch of reads is %d bytes in %d pieces", total, c.niov)
 		}
 		h.st.Kick()
-		if c.sendq.n != 0 {
-			t.Fatalf("%d requests are queued after Kick", c.sendq.n)
+		if c.sendq.Len() != 0 {
+			t.Fatalf("%d requests are queued after Kick", c.sendq.Len())
 		}
 	})
 	for range 32 {
@@ -363,8 +363,8 @@ func TestFullSocket(t *testing.T) {
 			h.st.mu.Lock()
 			defer h.st.mu.Unlock()
 			for _, c := range h.st.conns {
-				if !c.blocked || c.sendq.n == 0 {
-					t.Errorf("connection %d: %d requests queued, blocked %v: the socket took all", c.i, c.sendq.n, c.blocked)
+				if !c.blocked || c.sendq.Len() == 0 {
+					t.Errorf("connection %d: %d requests queued, blocked %v: the socket took all", c.i, c.sendq.Len(), c.blocked)
 				}
 			}
 		})

@@ -13,7 +13,7 @@ const allocChunk = 1 << 30
 
 // ask queues an allocation query. librbd answers these by blocking, so one goroutine of the store asks them, one after the other.
 func (s *Store) ask(r *backstore.Request) {
-	s.asks.push(r)
+	s.asks.Push(r)
 	if !s.asking {
 		s.asking = true
 		s.control.Add(1)
@@ -25,7 +25,7 @@ func (s *Store) answer() {
 	defer s.control.Done()
 	for {
 		s.mu.Lock()
-		r := s.asks.pop()
+		r := s.asks.Pop()
 		if r == nil {
 			s.asking = false
 			s.unlock()

@@ -56,8 +56,8 @@ type Store struct {
 	changed func(int64)
 	told    int64 // the size that changed was last told, or Info's at first
 
-	asks   queue // allocation queries that wait
-	asking bool  // a goroutine answers them
+	asks   backstore.Queue // allocation queries that wait
+	asking bool            // a goroutine answers them
 
 	closing  bool
 	released bool
@@ -66,7 +66,7 @@ type Store struct {
 	poke     chan struct{} // the image's header has changed; closed with release
 
 	poller
-	done queue // ended, to be completed when the lock is let go
+	done backstore.Queue // ended, to be completed when the lock is let go
 	says []string
 }
 
@@ -233,7 +233,7 @@ func (s *Store) end(i int, err error) {
 	sl.pins.Unpin()
 	s.free = append(s.free, uint16(i))
 	r.Err = err
-	s.done.push(r)
+	s.done.Push(r)
 	if s.idle != nil && len(s.free) == len(s.slots) {
 		close(s.idle)
 		s.idle = nil
@@ -312,33 +312,12 @@ func (s *Store) remark(format string, a ...any) {
 // unlock lets go of the lock and delivers what came of holding it.
 func (s *Store) unlock() {
 	done, says := s.done, s.says
-	s.done, s.says = queue{}, nil
+	s.done, s.says = backstore.Queue{}, nil
 	s.mu.Unlock()
-	for r := done.pop(); r != nil; r = done.pop() {
+	for r := done.Pop(); r != nil; r = done.Pop() {
 		r.C.Complete(r)
 	}
 	for _, w := range says {
 		s.warn(w)
 	}
-}
-
-// A queue is a list of requests through their Next.
-type queue struct{ head, tail *backstore.Request }
-
-func (q *queue) push(r *backstore.Request) {
-	r.Next = nil
-	if q.head == nil {
-		q.head = r
-	} else {
-		q.tail.Next = r
-	}
-	q.tail = r
-}
-
-func (q *queue) pop() *backstore.Request {
-	r := q.head
-	if r != nil {
-		q.head, r.Next = r.Next, nil
-	}
-	return r
 }
